@@ -1,0 +1,1 @@
+"""The edit language: one small module a family of edits."""

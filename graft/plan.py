@@ -1,0 +1,285 @@
+"""What a set of packs makes of one checkout: every write, and what is remembered of it, before anything is written.
+
+A file with a graft in it is first read as it would be without (``unapply``), so that the user's own edits are part of
+what the packs are applied to. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TypeVar
+
+from graft.errors import BadInput, Collision, GraftError
+from graft.fsops import digest, observe
+from graft.git import git
+from graft.ledger import Entry, Ledger, read_blob
+from graft.lock import Upstream
+from graft.merge import merge, unapply
+from graft.overlay import OverlayFile, overlay_files
+from graft.pack import Pack, load_pack
+from graft.rewrite import Outcome, Rewrite, rewrite
+from graft.transaction import Link, Write
+from graft.tree import WorkTree
+
+ENGINE = "1"
+"""Part of every pack's digest; another number makes every graft be planned anew."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class LoadedPack:
+    pack: Pack
+    digest: str
+    files: tuple[OverlayFile, ...]
+
+
+def load_packs(root: Path, upstream: Upstream, names: Sequence[str]) -> list[LoadedPack]:
+    """Packs with their overlays, sorted by name, since the result must not depend on their order."""
+    loaded = []
+    for name in sorted(set(names)):
+        pack, source = load_pack(root, upstream.name, name)
+        loaded.append(LoadedPack(pack, f"{ENGINE}-{source}", tuple(overlay_files(root, pack))))
+    return loaded
+
+
+@dataclass
+class Plan:
+    """All that one run does to a checkout."""
+
+    writes: list[Write] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=Ledger)
+    contents: list[bytes] = field(default_factory=list)  # what the ledger must keep
+    outcomes: list[Outcome] = field(default_factory=list)
+    errors: list[GraftError] = field(default_factory=list)
+    unchanged: bool = False  # nothing had to be looked at: the packs and the files are those of the last run
+
+    @property
+    def paths(self) -> list[str]:
+        return sorted(write.path for write in self.writes)
+
+
+class Checkout:
+    """A checkout, what graft remembers of it, and its grafted files as they are now."""
+
+    def __init__(self, root: Path, path: Path, gitdir: Path, upstream: Upstream) -> None:
+        self.root, self.path, self.gitdir, self.upstream = root, path, gitdir, upstream
+        self.ledger = Ledger.load(gitdir)
+
+    @cached_property
+    def tracked(self) -> list[str]:
+        listed = git(["ls-files", "-z", "--cached"], cwd=self.path)
+        return [os.fsdecode(name) for name in listed.split(b"\0") if name]
+
+    @cached_property
+    def now(self) -> dict[str, bytes | None]:
+        """The grafted files' bytes; None for one that is gone, the target's bytes for a link."""
+        return {path: self.content(path) for path in self.ledger.entries}
+
+    def content(self, path: str) -> bytes | None:
+        file = self.path / path
+        if file.is_symlink():
+            return os.fsencode(os.readlink(file))
+        return file.read_bytes() if file.is_file() else None
+
+    def untouched(self, path: str) -> bool:
+        """Whether a grafted file is as graft wrote it."""
+        entry, now = self.ledger.entries[path], self.now[path]
+        is_link = (self.path / path).is_symlink()
+        return now is not None and digest(now) == entry.wrote and is_link == (entry.link is not None)
+
+    def kept(self, sha256: str) -> bytes:
+        return read_blob(self.gitdir, sha256)
+
+    def without_graft(self, path: str) -> bytes:
+        """A grafted upstream file as it would be now, had it never been grafted.
+
+        Raises:
+            Collision: the user's edit and the graft share lines, or the file is gone.
+        """
+        entry, now = self.ledger.entries[path], self.now[path]
+        assert entry.read is not None
+        if now is None:
+            raise Collision(
+                "a file that carries the graft was deleted",
+                where=path,
+                remedy=f"restore it: git -C {self.upstream.path} checkout -- {path}, then run again",
+            )
+        if digest(now) == entry.wrote:
+            return self.kept(entry.read)
+        if digest(now) == entry.read:  # somebody restored upstream's file: the graft is gone from it already
+            return now
+        return unapply(self.kept(entry.read), self.kept(entry.wrote), now, where=path)
+
+
+def plan(checkout: Checkout, packs: Sequence[LoadedPack], *, link: bool = False) -> Plan:
+    """What is to be written so that ``checkout`` carries exactly ``packs``; none takes every graft out.
+
+    Raises:
+        BadInput: two packs fight for an anchor or a path; an overlay would cover a file of the upstream.
+    """
+    made = Plan(ledger=Ledger(checkout.upstream.name, checkout.upstream.commit, checkout.upstream.tree))
+    made.ledger.packs = {loaded.pack.name: loaded.digest for loaded in packs}
+    wanted = _wanted_overlays(packs)
+    if _is_last_run(checkout, made.ledger, wanted, link):
+        made.ledger, made.unchanged = checkout.ledger, True
+        return made
+    _plan_edits(checkout, packs, made)
+    _plan_overlays(checkout, wanted, made, link)
+    return made
+
+
+def _is_last_run(checkout: Checkout, ledger: Ledger, wanted: Mapping[str, OverlayFile], link: bool) -> bool:
+    old = checkout.ledger
+    if (old.packs, old.commit) != (ledger.packs, ledger.commit):
+        return False
+    overlays = {path: entry for path, entry in old.entries.items() if entry.kind == "overlay"}
+    if overlays.keys() != wanted.keys() or any((entry.link is not None) != link for entry in overlays.values()):
+        return False
+    same = all(
+        entry.link is not None or entry.wrote == digest(wanted[path].content) for path, entry in overlays.items()
+    )
+    return same and all(map(checkout.untouched, old.entries))
+
+
+def _wanted_overlays(packs: Sequence[LoadedPack]) -> dict[str, OverlayFile]:
+    wanted: dict[str, OverlayFile] = {}
+    for loaded in packs:
+        for file in loaded.files:
+            other = wanted.setdefault(file.path, file)
+            if other.source != file.source:
+                raise BadInput(
+                    f"the packs {other.pack} and {file.pack} fight for one file",
+                    where=file.path,
+                    remedy=f"let {other.source} or {file.source} land elsewhere",
+                )
+    return wanted
+
+
+def _plan_edits(checkout: Checkout, packs: Sequence[LoadedPack], made: Plan) -> None:
+    entries = {path: entry for path, entry in checkout.ledger.entries.items() if entry.kind == "edit"}
+    plain: dict[str, bytes] = {}
+    for path in entries:
+        found = _collect(made.errors, partial(checkout.without_graft, path))
+        if found is not None:
+            plain[path] = found
+    if len(plain) < len(entries):
+        return  # what collides cannot be planned on, and nothing is written while there are errors
+    edited = [loaded.pack for loaded in packs if loaded.pack.edits]
+    result = rewrite(WorkTree(checkout.path, checkout.tracked, plain), edited) if edited else Rewrite()
+    made.outcomes = result.outcomes
+    made.errors += result.failures
+    for path in sorted({*plain, *result.contents}):
+        before = plain[path] if path in plain else checkout.content(path)
+        now = checkout.content(path)
+        after = result.contents.get(path, before)
+        if before is None or after is None or now is None:
+            made.errors.append(GraftError("the file is gone", where=path, remedy="run again"))
+            continue
+        state = observe(checkout.path / path)
+        mode = state.mode if state.mode is not None else 0o644
+        if after != now:
+            made.writes.append(Write(path, after, expect=now, ours=path in plain))
+        if after != before:
+            names = tuple(sorted(result.packs_of[path]))
+            made.ledger.entries[path] = Entry("edit", digest(before), digest(after), mode, packs=names)
+            made.contents += [before, after]
+
+
+def _plan_overlays(checkout: Checkout, wanted: Mapping[str, OverlayFile], made: Plan, link: bool) -> None:
+    old = {path: entry for path, entry in checkout.ledger.entries.items() if entry.kind == "overlay"}
+    for path, file in wanted.items():
+        _collect(made.errors, partial(_plan_overlay, checkout, path, file, old.get(path), made, link))
+    for path in sorted(old.keys() - wanted.keys()):
+        if checkout.now[path] is None:
+            continue
+        if checkout.untouched(path):
+            made.writes.append(Write(path, None, expect=_expected(checkout, path), ours=True))
+        else:
+            made.errors.append(
+                Collision(
+                    f"the overlay file was edited in the checkout, and is no longer wanted there ({old[path].source})",
+                    where=path,
+                    remedy=f"python apply.py adopt {checkout.upstream.name}, or move the file away, then run again",
+                )
+            )
+
+
+def _plan_overlay(
+    checkout: Checkout, path: str, file: OverlayFile, entry: Entry | None, made: Plan, link: bool
+) -> None:
+    target = os.path.relpath(checkout.root / file.source, (checkout.path / path).parent) if link else None
+    now = checkout.now[path] if entry is not None else _unclaimed(checkout, path, file)
+    is_link = (checkout.path / path).is_symlink()
+    base = _base(checkout, entry, is_link)
+    content = file.content
+    if now is not None and not is_link and base is not None and now != base:
+        if link:
+            raise Collision(
+                "the overlay file was edited in the checkout, a link would hide that",
+                where=path,
+                remedy=f"python apply.py adopt {checkout.upstream.name}, then link",
+            )
+        labels = ("as graft wrote it", "in the checkout", file.source)
+        content = merge(base, now, file.content, labels=labels, where=path)
+    if target is not None:
+        wrote = digest(os.fsencode(target))
+        if not (is_link and now == os.fsencode(target)):
+            made.writes.append(Write(path, link=target, expect=_expected(checkout, path), ours=True))
+    else:
+        wrote = digest(file.content)
+        if is_link or now != content:
+            made.writes.append(Write(path, content, mode=file.mode, expect=_expected(checkout, path), ours=True))
+        made.contents.append(file.content)
+    made.ledger.entries[path] = Entry(
+        "overlay", None, wrote, file.mode, link=target, source=file.source, packs=(file.pack,)
+    )
+
+
+def _base(checkout: Checkout, entry: Entry | None, is_link: bool) -> bytes | None:
+    """What the user's copy of an overlay file began as."""
+    if entry is None or entry.link is not None or is_link:
+        return None
+    return checkout.kept(entry.wrote)
+
+
+def _unclaimed(checkout: Checkout, path: str, file: OverlayFile) -> bytes | None:
+    """What lies where a new overlay file is to land: nothing, or by chance the same bytes."""
+    if path in checkout.tracked:
+        raise BadInput(
+            f"{file.source} would cover a file of the upstream", where=path, remedy="let the overlay land elsewhere"
+        )
+    file_there = checkout.path / path
+    for parent in file_there.parents:
+        if parent == checkout.path:
+            break
+        if parent.is_symlink():
+            raise BadInput(f"{parent} is a symbolic link", where=path, remedy="an overlay lands in real folders only")
+    now = checkout.content(path)
+    if file_there.is_symlink() or (now is not None and now != file.content):
+        raise Collision(
+            "a file that graft did not write is there already",
+            where=path,
+            remedy=f"move it away, or copy it over {file.source} to keep it",
+        )
+    return now
+
+
+def _expected(checkout: Checkout, path: str) -> bytes | Link | None:
+    file = checkout.path / path
+    return Link(os.readlink(file)) if file.is_symlink() else checkout.content(path)
+
+
+def _collect(errors: list[GraftError], work: Callable[[], _T]) -> _T | None:
+    """Runs ``work``; what goes wrong is kept, so that one run reports all of it. Bad input ends the run."""
+    try:
+        return work()
+    except BadInput:
+        raise
+    except GraftError as error:
+        errors.append(error)
+        return None

@@ -1,0 +1,381 @@
+"""Checkouts of the pinned upstreams: the one that is there, or a new one from the first source that proves the pin.
+
+A new checkout grows in a directory of its own beside its place and moves there in one rename when its tree id is the
+lock's; whatever stops it before that leaves nothing half-made.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from graft.archive import unpack
+from graft.errors import BadInput, GraftError, Unreachable
+from graft.fetch import fetch, mirrored, published
+from graft.git import NO_HOOKS, Progress, config_get, git, git_dir, git_text, has_commit, position, run
+from graft.lock import Upstream
+from graft.pushguard import guard
+from graft.registry import configured, download
+
+ABSENT = "graft-absent"
+"""File in a checkout's git directory: the paths that the source of an incomplete checkout lacked, NUL-separated."""
+
+_INCOMING = ".incoming"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A source that was tried and did not serve: what it was and why."""
+
+    source: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.why}"
+
+
+@dataclass(frozen=True)
+class Obtained:
+    """A checkout at the pin.
+
+    Attributes:
+        path: of the checkout, absolute.
+        git_dir: its git directory, absolute.
+        source: where it came from, in words.
+        fresh: it was made now; anything remembered about an earlier one is void.
+        absent: tracked files that its source lacked and that are still not there; empty for a complete checkout.
+        tried: the sources that did not serve, in order.
+    """
+
+    path: Path
+    git_dir: Path
+    source: str
+    fresh: bool
+    absent: tuple[str, ...] = ()
+    tried: tuple[Attempt, ...] = ()
+
+    @property
+    def warning(self) -> str:
+        """What the user has to know about an incomplete checkout; empty for a complete one."""
+        if not self.absent:
+            return ""
+        shown = ", ".join(self.absent[:3]) + (", ..." if len(self.absent) > 3 else "")
+        return (
+            f"{len(self.absent)} tracked files are absent: its source did not have them ({shown}); "
+            f"all are listed in {self.git_dir / ABSENT}"
+        )
+
+
+def obtain(
+    upstream: Upstream, root: Path, *, mirror: Path | None = None, offline: bool = False, progress: Progress
+) -> Obtained:
+    """The checkout of ``upstream`` in the project at ``root``, made now if it is not there.
+
+    Sources, in order: the checkout that is there; ``mirror``; the URL, or the mirror that git's ``insteadOf`` puts in
+    its place; the registry archive.
+
+    Args:
+        mirror: a directory of repositories: OWNER+NAME/repo, OWNER/NAME, OWNER+NAME or NAME, bare (.git) or not.
+        offline: use what is on this machine only.
+        progress: receives lines of text while something is fetched.
+
+    Raises:
+        GraftError: what is there is not at the pin, or is no checkout. It is left as it is.
+        BadInput: ``mirror`` is not a directory.
+        Unreachable: no source has the pin; lists all that were tried.
+    """
+    path = root / upstream.path
+    if mirror is not None and not mirror.is_dir():
+        raise BadInput("not a directory", where=f"--mirror {mirror}", remedy="name a directory that holds clones")
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise GraftError("is in the way: not a directory", where=str(path), remedy="move it away")
+    if path.is_dir() and any(path.iterdir()):
+        return _standing(upstream, path)
+    kept = _module(root, upstream)
+    if kept is not None and (kept / "HEAD").is_file():
+        return _attach(upstream, path, kept)
+    tried: list[Attempt] = []
+    with _incoming(path) as room:
+        for remote in (*(mirrored(upstream, mirror) if mirror else ()), published(upstream, room)):
+            if isinstance(remote, str):
+                tried.append(Attempt(*remote.split(": ", 1)))
+                continue
+            if offline and remote.local is None:
+                tried.append(Attempt(remote.shown, "not asked, offline"))
+                continue
+            tree = _empty(room, upstream)
+            progress(f"{upstream.name}: {remote.shown}")
+            try:
+                absent = fetch(upstream, tree, remote, progress)
+                _check_out(upstream, tree, absent)
+            except GraftError as error:
+                tried.append(Attempt(remote.shown, error.what))
+                continue
+            return _placed(upstream, path, tree, kept, remote.shown, absent, tried)
+        if upstream.archive is not None:
+            file = room / upstream.archive.file
+            tree = _empty(room, upstream)
+            progress(f"{upstream.name}: {upstream.archive.file} from the Python registry")
+            try:
+                shown = _from_archive(upstream, mirror, file, tree, offline, progress)
+                _check_out(upstream, tree, ())
+            except GraftError as error:
+                tried.append(Attempt("registry archive", error.what))
+            else:
+                return _placed(upstream, path, tree, kept, shown, (), tried)
+    raise _unreachable(upstream, tried, offline)
+
+
+def _standing(upstream: Upstream, path: Path) -> Obtained:
+    if not (path / ".git").exists():
+        raise GraftError(
+            "holds files but is not a git checkout",
+            where=str(path),
+            remedy=f"move {path} away, then run again",
+        )
+    at = position(path)
+    if at.head != upstream.commit:
+        held = (
+            "" if has_commit(path, upstream.commit) else f"git -C {path} fetch --depth 1 origin {upstream.commit} && "
+        )
+        raise GraftError(
+            f"HEAD is at {at.head}, the lock pins {upstream.commit}; nothing was changed",
+            where=str(path),
+            remedy=f"keep your work, then: {held}git -C {path} checkout --detach {upstream.commit}",
+        )
+    if at.tree != upstream.tree:
+        raise GraftError(
+            f"the pinned commit has the tree {at.tree}, the lock says {upstream.tree}",
+            where=str(path),
+            remedy=f"correct `tree` in the lock: git -C {path} rev-parse HEAD^{{tree}}",
+        )
+    absent = tuple(name for name in _listed_absent(at.git_dir) if not os.path.lexists(path / name))
+    return Obtained(path, at.git_dir, "the checkout that is there", False, absent)
+
+
+def _listed_absent(store: Path) -> tuple[str, ...]:
+    try:
+        listed = os.fsdecode((store / ABSENT).read_bytes())
+    except FileNotFoundError:
+        return ()
+    return tuple(name for name in listed.split("\0") if name)
+
+
+def _module(root: Path, upstream: Upstream) -> Path | None:
+    """Where the project's repository keeps this submodule's git directory; None when the project is no repository."""
+    if not (root / ".git").exists():
+        return None
+    name = _submodule(root, upstream) or upstream.path
+    store = Path(git_text(["rev-parse", "--git-path", f"modules/{name}"], cwd=root))
+    return Path(os.path.abspath(root / store))
+
+
+def _submodule(root: Path, upstream: Upstream) -> str | None:
+    """The name ``.gitmodules`` gives to the upstream's path."""
+    if not (root / ".gitmodules").is_file():
+        return None
+    keys = ["config", "-f", ".gitmodules", "-z", "--get-regexp", r"^submodule\..*\.path$"]
+    for entry in os.fsdecode(run(keys, cwd=root).out).split("\0"):
+        key, _, value = entry.partition("\n")
+        if value == upstream.path:
+            return key[len("submodule.") : -len(".path")]
+    return None
+
+
+@contextmanager
+def _incoming(path: Path) -> Iterator[Path]:
+    """A directory beside ``path`` for what is not proven yet; those that a killed run left are removed first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f"{_INCOMING}-{path.name}-"
+    for old in path.parent.glob(prefix + "*"):
+        with _held(old) as free:
+            if free:
+                shutil.rmtree(old, ignore_errors=True)
+    room = path.parent / f"{prefix}{os.getpid()}"
+    room.mkdir()
+    try:
+        with _held(room):
+            # Invisible to the status of the project around it.
+            (room / ".gitignore").write_text("*\n", encoding="ascii")
+            yield room
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+@contextmanager
+def _held(room: Path) -> Iterator[bool]:
+    """Hold the directory's lock; False when a living process has it."""
+    handle = os.open(room, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        os.close(handle)
+
+
+def _empty(room: Path, upstream: Upstream) -> Path:
+    """A new repository without commits in ``room``, with nothing of the user's templates or defaults in it."""
+    tree = room / "tree"
+    if tree.exists():
+        shutil.rmtree(tree)
+    git(["init", "-q", "--template=", "--object-format=sha1", "-b", "graft", str(tree)], cwd=room)
+    for key, value in (
+        ("core.autocrlf", "false"),
+        ("core.eol", "lf"),
+        ("advice.detachedHead", "false"),
+        ("remote.origin.url", upstream.url),
+        ("remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*"),
+    ):
+        git(["config", key, value], cwd=tree)
+    return tree
+
+
+def _check_out(upstream: Upstream, tree: Path, absent: tuple[str, ...]) -> None:
+    """Put the pin into the working tree and prove that it is what the lock says."""
+    found = git_text(["rev-parse", "--verify", f"{upstream.commit}^{{tree}}"], cwd=tree)
+    if found != upstream.tree:
+        raise GraftError(f"the pinned commit has the tree {found} there, the lock says {upstream.tree}")
+    (tree / ".git" / "HEAD").write_text(upstream.commit + "\n", encoding="ascii")
+    if absent:
+        (tree / ".git" / ABSENT).write_bytes(b"".join(os.fsencode(name) + b"\0" for name in absent))
+    _write_files(upstream, tree, absent, {})
+    odd = git_text(["status", "--porcelain", "-z", "--untracked-files=all"], cwd=tree)
+    if odd:
+        shown = ", ".join(odd.split("\0")[:3])
+        raise GraftError(f"the files on disk do not come out as the tree says: {shown}")
+
+
+def _write_files(upstream: Upstream, tree: Path, absent: tuple[str, ...], env: dict[str, str]) -> None:
+    git([*NO_HOOKS, "read-tree", upstream.commit], cwd=tree, env=env)
+    if absent:
+        names = b"".join(os.fsencode(name) + b"\0" for name in absent)
+        # Marked so, the files neither count as deleted nor make git look for what is not there.
+        git(["update-index", "-z", "--skip-worktree", "--stdin"], cwd=tree, env=env, input=names)
+    git([*NO_HOOKS, "checkout-index", "-q", "--all", "--force", "-u"], cwd=tree, env=env)
+
+
+def _from_archive(
+    upstream: Upstream, mirror: Path | None, file: Path, tree: Path, offline: bool, progress: Progress
+) -> str:
+    assert upstream.archive is not None
+    given = mirror / upstream.archive.file if mirror is not None else None
+    if given is not None and given.is_file():
+        unpack(given, upstream, upstream.archive, tree)
+        return f"archive {given}"
+    where = download(upstream.archive, configured(), file, offline=offline, progress=progress)
+    unpack(file, upstream, upstream.archive, tree)
+    return f"registry archive {upstream.archive.file} from {where}"
+
+
+def _placed(
+    upstream: Upstream,
+    path: Path,
+    tree: Path,
+    kept: Path | None,
+    source: str,
+    absent: tuple[str, ...],
+    tried: list[Attempt],
+) -> Obtained:
+    """Move a proven checkout to its place, with its git directory where a submodule has it."""
+    guard(tree)
+    (tree / ".git" / "FETCH_HEAD").unlink(missing_ok=True)
+    if kept is not None and _same_disk(kept, tree):
+        _absorb(path, tree, kept)
+    try:
+        os.rename(tree, path)
+    except OSError as error:
+        raise GraftError(
+            f"could not be moved into place: {error.strerror}", where=str(path), remedy="run again"
+        ) from error
+    guard(path)
+    if kept is not None:
+        _register(upstream, path)
+    return Obtained(path, git_dir(path), source, True, absent, tuple(tried))
+
+
+def _move(tree: Path, path: Path) -> None:
+    try:
+        os.rename(tree, path)
+    except OSError as error:
+        raise GraftError(
+            f"could not be moved into place: {error.strerror}", where=str(path), remedy="run again"
+        ) from error
+
+
+def _same_disk(kept: Path, tree: Path) -> bool:
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    return kept.parent.stat().st_dev == tree.stat().st_dev
+
+
+def _absorb(path: Path, tree: Path, kept: Path) -> None:
+    git(["config", "core.worktree", os.path.relpath(path, kept)], cwd=tree)
+    # Over an empty directory only: what lies there otherwise is somebody's.
+    try:
+        os.rename(tree / ".git", kept)
+    except OSError as error:
+        raise GraftError(
+            f"the git directory could not be moved there: {error.strerror}",
+            where=str(kept),
+            remedy=f"move {kept} away, then run again",
+        ) from error
+    (tree / ".git").write_text(f"gitdir: {os.path.relpath(kept, path)}\n", encoding="utf-8")
+
+
+def _register(upstream: Upstream, path: Path) -> None:
+    """Tell the project's repository that this submodule is in use, as ``git submodule init`` does."""
+    root = Path(os.path.normpath(str(path)[: -len(upstream.path)]))
+    name = _submodule(root, upstream)
+    if name is None:
+        return
+    for key, value in ((f"submodule.{name}.active", "true"), (f"submodule.{name}.url", upstream.url)):
+        if config_get(root, key) is None:
+            git(["config", "--local", key, value], cwd=root)
+
+
+def _attach(upstream: Upstream, path: Path, kept: Path) -> Obtained:
+    """A checkout was removed and its git directory kept (``git submodule deinit``, a kill): check it out again."""
+    env = {"GIT_DIR": str(kept)}
+    there = git_text(["rev-parse", "HEAD^{commit}", "HEAD^{tree}"], cwd=kept, env=env).split("\n")
+    if there != [upstream.commit, upstream.tree]:
+        raise GraftError(
+            f"this git directory is left from an earlier checkout; its HEAD is {there[0]}, tree {there[1]}; "
+            f"the lock pins {upstream.commit}, tree {upstream.tree}",
+            where=str(kept),
+            remedy=f"if nothing in it is wanted, move {kept} away, then run again",
+        )
+    absent = _listed_absent(kept)
+    with _incoming(path) as room:
+        tree = room / "tree"
+        tree.mkdir()
+        _write_files(upstream, tree, absent, {**env, "GIT_WORK_TREE": str(tree)})
+        git(["config", "core.worktree", os.path.relpath(path, kept)], cwd=tree, env=env)
+        (tree / ".git").write_text(f"gitdir: {os.path.relpath(kept, path)}\n", encoding="utf-8")
+        _move(tree, path)
+    guard(path)
+    return Obtained(path, kept, f"the git directory kept in {kept}", True, absent)
+
+
+def _unreachable(upstream: Upstream, tried: list[Attempt], offline: bool) -> Unreachable:
+    lines = "".join(f"\n  - {attempt}" for attempt in tried)
+    remedies = [
+        f"git config --global url.file:///DIR/REPOSITORY.insteadOf {upstream.url}",
+        "or python apply.py --mirror DIR with a directory of clones",
+    ]
+    if upstream.archive is not None:
+        wanted = f"{upstream.archive.distribution} {upstream.archive.version}"
+        remedies.append(f"or export PIP_INDEX_URL=... with an index that has {wanted}")
+    if offline:
+        remedies.insert(0, "leave out --offline")
+    return Unreachable(
+        f"no source gave commit {upstream.commit}; tried:{lines}", where=upstream.name, remedy="; ".join(remedies)
+    )

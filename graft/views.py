@@ -1,0 +1,125 @@
+"""The verbs that only look: status, check, diff. What a killed command left is finished or undone all the same."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+from graft import pushguard
+from graft.actions import Options, Project, apply, at_work, changed_lines, report_for, standing
+from graft.errors import GraftError
+from graft.ledger import Ledger
+from graft.lock import Upstream
+from graft.plan import Checkout, load_packs
+from graft.report import Report
+from graft.rewrite import State, rewrite
+from graft.tree import WorkTree
+
+
+def status(project: Project, upstream: Upstream, options: Options) -> Report:
+    """What a checkout is: proven or not, grafted with what, edited where; every edit is looked for in the files."""
+    report = report_for(upstream)
+    try:
+        checkout = _look(project, upstream, report)
+        if checkout is None:
+            return report
+        ledger = checkout.ledger
+        loaded = {entry.pack.name: entry for entry in load_packs(project.root, upstream, upstream.packs)}
+        carried = [loaded[name].pack for name in ledger.packs if name in loaded]
+        made = rewrite(WorkTree(checkout.path, checkout.tracked, {}), carried)
+        report.add_outcomes(made.outcomes)
+        for name, pack in loaded.items():
+            edits = [outcome for outcome in made.outcomes if outcome.pack == name]
+            missing = [outcome for outcome in edits if outcome.state is not State.ALREADY]
+            stale = name in ledger.packs and ledger.packs[name] != pack.digest
+            state = "changed" if missing else "older than the pack" if stale else "applied"
+            report.packs.setdefault(name, {})
+            report.packs[name] = {
+                "state": state if name in ledger.packs else "unapplied",
+                "why": pack.pack.why,
+                **report.packs[name],
+            }
+        for name in sorted(ledger.packs.keys() - loaded.keys()):
+            report.packs[name] = {"state": "retired", "why": "no longer in the lock; apply takes it out"}
+        _sum_up(checkout, report)
+        if not pushguard.guarded(checkout.path):
+            report.warnings.append(f"a push from here is not refused; python apply.py {upstream.name} sees to it")
+    except GraftError as error:
+        report.add_error(error)
+        report.state = "failed"
+    return report
+
+
+def check(project: Project, upstream: Upstream, options: Options) -> Report:
+    """What ``apply`` would write, without writing."""
+    return apply(project, upstream, options, write=False)
+
+
+def diff(project: Project, upstream: Upstream, options: Options) -> Report:
+    """The method as a diff: what graft wrote against what it read; the user's own edits are not part of it."""
+    report = report_for(upstream)
+    try:
+        checkout = _look(project, upstream, report)
+        if checkout is None:
+            return report
+        report.diff = "".join(
+            unified(path, old, new, fresh=checkout.ledger.entries[path].read is None)
+            for path, (old, new) in sorted(_changes(project, checkout, options.packs).items())
+        )
+        _sum_up(checkout, report)
+    except GraftError as error:
+        report.add_error(error)
+        report.state = "failed"
+    return report
+
+
+def _changes(project: Project, checkout: Checkout, packs: Sequence[str]) -> dict[str, tuple[bytes, bytes]]:
+    """Each grafted file before and after, with only the packs named in it."""
+    entries = {
+        path: entry for path, entry in checkout.ledger.entries.items() if not packs or set(packs) & set(entry.packs)
+    }
+    before = {path: checkout.kept(entry.read) if entry.read is not None else b"" for path, entry in entries.items()}
+    after = {
+        path: checkout.kept(entry.wrote) if entry.link is None else f"-> {entry.link}\n".encode()
+        for path, entry in entries.items()
+    }
+    if packs:
+        named = [loaded.pack for loaded in load_packs(project.root, checkout.upstream, packs)]
+        edits = {path: old for path, old in before.items() if entries[path].kind == "edit"}
+        after |= rewrite(WorkTree(checkout.path, checkout.tracked, edits), named).contents
+    return {path: (before[path], after[path]) for path in entries}
+
+
+def unified(path: str, old: bytes, new: bytes, *, fresh: bool) -> str:
+    """One file's diff, in the form that git prints."""
+    before, after = (text.decode("utf-8", "replace").splitlines(keepends=True) for text in (old, new))
+    lines: Iterable[str] = difflib.unified_diff(before, after, "/dev/null" if fresh else f"a/{path}", f"b/{path}")
+    marked = (line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+    return f"diff --git a/{path} b/{path}\n" + "".join(marked)
+
+
+def _look(project: Project, upstream: Upstream, report: Report) -> Checkout | None:
+    checkout = standing(project, upstream, report)
+    if checkout is not None and _unfinished(checkout):
+        with at_work(checkout.path, checkout.gitdir, report):
+            checkout.ledger = Ledger.load(checkout.gitdir)
+    return checkout
+
+
+def _unfinished(checkout: Checkout) -> bool:
+    folder = checkout.gitdir / "graft"
+    return folder.is_dir() and any(item.name.startswith(("journal", "staging")) for item in folder.iterdir())
+
+
+def _sum_up(checkout: Checkout, report: Report) -> None:
+    ledger = checkout.ledger
+    report.changed_lines = changed_lines(checkout)
+    report.overlay_files = sum(entry.kind == "overlay" for entry in ledger.entries.values())
+    report.edited_by_user = sorted(path for path in ledger.entries if not checkout.untouched(path))
+    states = {pack.get("state") for pack in report.packs.values()} - {None}
+    if not ledger.packs:
+        report.state = "unapplied"
+    else:
+        report.state = "changed" if states & {"changed", "older than the pack", "retired"} else "applied"
+        if "unapplied" in states:
+            report.state = "partly applied"

@@ -7,6 +7,7 @@ several alignments are equally short; one that leaves graft's own lines in one p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -68,10 +69,12 @@ def merge(
     base_keys, our_keys, their_keys = keys
     our_hunks, their_hunks = diff(base_keys, our_keys), diff(base_keys, their_keys)
     clusters = _clusters(our_hunks, their_hunks)
-    if any(_torn(cluster, keys) for cluster in clusters):
-        our_hunks, their_hunks = _realign(base_keys, our_keys, their_keys, our_hunks, their_hunks)
+    moved = _moves(clusters, our_hunks, keys)
+    if hit := {hunk for cluster in clusters if _torn(cluster, keys) or cluster in moved for hunk in cluster.theirs}:
+        our_hunks, their_hunks = _realign(base_keys, our_keys, their_keys, our_hunks, their_hunks, hit)
         clusters = _clusters(our_hunks, their_hunks)
-    if torn := [cluster for cluster in clusters if _torn(cluster, keys) and not _only_deletes(cluster)]:
+        moved = _moves(clusters, our_hunks, keys)
+    if torn := [c for c in clusters if (_torn(c, keys) and not _only_deletes(c)) or c in moved]:
         raise Collision(
             "your edit and graft's want the same lines\n" + _excerpt(torn, texts, labels),
             where=where,
@@ -214,6 +217,19 @@ def _only_deletes(cluster: _Cluster) -> bool:
     return all(hunk.new_lo == hunk.new_hi for hunk in cluster.ours + cluster.theirs)
 
 
+def _moves(clusters: Sequence[_Cluster], ours: Sequence[Hunk], keys: Sequence[Sequence[Line]]) -> list[_Cluster]:
+    """Where the user took lines out that graft takes out too, but put one of them in elsewhere.
+
+    Undoing would leave graft's line at its new place as if it were the user's own.
+    """
+    typed = {line for hunk in ours for line in keys[1][hunk.new_lo : hunk.new_hi] if re.search(rb"\w", line)}
+    return [
+        cluster
+        for cluster in clusters
+        if _only_deletes(cluster) and any(typed.intersection(keys[0][hunk.lo : hunk.hi]) for hunk in cluster.theirs)
+    ]
+
+
 def _slides(
     hunk: Hunk, before: Hunk | None, after: Hunk | None, base: Sequence[Line], new: Sequence[Line]
 ) -> list[Hunk]:
@@ -235,12 +251,17 @@ def _slides(
 
 
 def _realign(
-    base: Sequence[Line], ours: Sequence[Line], theirs: Sequence[Line], our_hunks: list[Hunk], their_hunks: list[Hunk]
+    base: Sequence[Line],
+    ours: Sequence[Line],
+    theirs: Sequence[Line],
+    our_hunks: list[Hunk],
+    their_hunks: list[Hunk],
+    hit: set[Hunk],
 ) -> tuple[list[Hunk], list[Hunk]]:
     """Another pair of equally short diffs in which graft's hunks are not touched by the user's, as far as there is one.
 
-    A hunk of graft's that collides is looked for in ``ours`` as one piece, at every place to which it may slide; a
-    chain of such anchors is taken if the user's diff is no longer for it.
+    A hunk of graft's that collides (one of ``hit``) is looked for in ``ours`` as one piece, at every place to which it
+    may slide; a chain of such anchors is taken if the user's diff is no longer for it.
     """
     shift = _Shift(our_hunks)
     # One state: where the base and ``ours`` have been aligned so far, what it cost, and the choices that led there.
@@ -248,10 +269,10 @@ def _realign(
     for i, hunk in enumerate(their_hunks):
         before, after = their_hunks[i - 1] if i else None, their_hunks[i + 1] if i + 1 < len(their_hunks) else None
         choices: list[tuple[Hunk, int]] = []
-        if hunk.lo != hunk.hi:
-            hit = any(_overlap(other, hunk) for other in our_hunks)
-            for slid in _slides(hunk, before, after, base, theirs) if hit else [hunk]:
-                choices += [(slid, place) for place in _places(base[slid.lo : slid.hi], ours, shift.of(slid.lo), hit)]
+        free = not any(_overlap(other, hunk) for other in our_hunks)
+        if hunk.lo != hunk.hi and (free or hunk in hit):
+            for slid in [hunk] if free else _slides(hunk, before, after, base, theirs):
+                choices += [(slid, place) for place in _places(base[slid.lo : slid.hi], ours, shift.of(slid.lo), free)]
         grown = {key: (cost, missed + 1, a, [*b, hunk]) for key, (cost, missed, a, b) in states.items()}
         for slid, place in choices:
             end = (slid.hi, place + slid.hi - slid.lo)
@@ -286,9 +307,9 @@ class _Shift:
         return line if last is None else max(last.new_lo, last.new_hi + line - last.hi)
 
 
-def _places(block: Sequence[Line], text: Sequence[Line], near: int, everywhere: bool) -> list[int]:
+def _places(block: Sequence[Line], text: Sequence[Line], near: int, there_only: bool) -> list[int]:
     size = len(block)
-    if not everywhere:
+    if there_only:
         return [near] if text[near : near + size] == block else []
     found = [i for i in range(len(text) - size + 1) if text[i] == block[0] and text[i : i + size] == block]
     return sorted(found, key=lambda place: abs(place - near))[:_MAX_PLACES]

@@ -256,8 +256,9 @@ def _refuse_fights(source: Source, placed: Sequence[tuple[Splice, _Work]]) -> No
             )
             if overlap or twice or taken:
                 line = source.content.count(b"\n", 0, left.start) + 1
+                names = sorted((_name(first), _name(second)))
                 raise BadInput(
-                    f"{_name(first)} and {_name(second)} fight for one anchor",
+                    f"{names[0]} and {names[1]} fight for one anchor",
                     where=f"{source.path}:{line}",
                     remedy="let one of them anchor elsewhere, or make one edit of both",
                 )

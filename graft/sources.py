@@ -291,12 +291,7 @@ def _placed(
     (tree / ".git" / "FETCH_HEAD").unlink(missing_ok=True)
     if kept is not None and _same_disk(kept, tree):
         _absorb(path, tree, kept)
-    try:
-        os.rename(tree, path)
-    except OSError as error:
-        raise GraftError(
-            f"could not be moved into place: {error.strerror}", where=str(path), remedy="run again"
-        ) from error
+    _move(tree, path)
     guard(path)
     if kept is not None:
         _register(upstream, path)
@@ -344,7 +339,8 @@ def _register(upstream: Upstream, path: Path) -> None:
 
 def _attach(upstream: Upstream, path: Path, kept: Path) -> Obtained:
     """A checkout was removed and its git directory kept (``git submodule deinit``, a kill): check it out again."""
-    env = {"GIT_DIR": str(kept)}
+    # Its configured working tree may be gone, and git would refuse to start over that.
+    env = {"GIT_DIR": str(kept), "GIT_WORK_TREE": str(kept)}
     there = git_text(["rev-parse", "HEAD^{commit}", "HEAD^{tree}"], cwd=kept, env=env).split("\n")
     if there != [upstream.commit, upstream.tree]:
         raise GraftError(
@@ -357,7 +353,8 @@ def _attach(upstream: Upstream, path: Path, kept: Path) -> Obtained:
     with _incoming(path) as room:
         tree = room / "tree"
         tree.mkdir()
-        _write_files(upstream, tree, absent, {**env, "GIT_WORK_TREE": str(tree)})
+        env["GIT_WORK_TREE"] = str(tree)
+        _write_files(upstream, tree, absent, env)
         git(["config", "core.worktree", os.path.relpath(path, kept)], cwd=tree, env=env)
         (tree / ".git").write_text(f"gitdir: {os.path.relpath(kept, path)}\n", encoding="utf-8")
         _move(tree, path)

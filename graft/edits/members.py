@@ -246,13 +246,14 @@ class AddParameter(Member):
             yield Site(scope, prepend(source, stars, self.added, name))
             return
         star = [params.star_arg] if isinstance(params.star_arg, cst.Param | cst.ParamStar) else []
-        ordered = [*params.posonly_params, *params.params, *star, *params.kwonly_params]
+        slash = [params.posonly_ind] if isinstance(params.posonly_ind, cst.ParamSlash) else []
+        ordered = [*params.posonly_params, *slash, *params.params, *star, *params.kwonly_params]
         closing = _closing(source.content, source.content.index(b"(", name[1]))
         last = _whole(source, ordered[-1]) if ordered else None
         yield Site(scope, append(source, last, closing, self.added, name))
 
 
-def _whole(source: Source, param: cst.Param | cst.ParamStar) -> Span:
+def _whole(source: Source, param: cst.Param | cst.ParamStar | cst.ParamSlash) -> Span:
     """The span of a parameter with its annotation and default, which libcst does not count to it."""
     parts = [part for child in param.children for part in (child, *child.children)]
     spans = [source.span(part) for part in (param, *parts) if not _is_trivia(part)]

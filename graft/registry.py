@@ -180,7 +180,9 @@ def _listed(location: str, archive: Archive, registry: Registry, *, index: bool)
         base = answer.geturl()
     for name, url, digest in _links(content, kind):
         if name == archive.file and digest in (None, archive.sha256):
-            return urllib.parse.urljoin(_with_user(base, page), url)
+            found = urllib.parse.urljoin(_with_user(base, page), url)
+            # A page from a network does not get to name files of this machine.
+            return found if _local(page) or not _local(found) else None
     return None
 
 

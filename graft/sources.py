@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,17 @@ class Obtained:
             f"all are listed in {self.git_dir / ABSENT}"
         )
 
+    @property
+    def remedy(self) -> str:
+        """The command that completes an incomplete checkout from its URL; empty for a complete one."""
+        if not self.absent:
+            return ""
+        git_here, listed = f"git -C {shlex.quote(str(self.path))}", shlex.quote(str(self.git_dir / ABSENT))
+        return (
+            f"{git_here} checkout --ignore-skip-worktree-bits --pathspec-from-file={listed} --pathspec-file-nul && "
+            f"{git_here} update-index --no-skip-worktree -z --stdin < {listed}"
+        )
+
 
 def obtain(
     upstream: Upstream, root: Path, *, mirror: Path | None = None, offline: bool = False, progress: Progress
@@ -82,7 +94,7 @@ def obtain(
     Args:
         mirror: a directory of repositories: OWNER+NAME/repo, OWNER/NAME, OWNER+NAME or NAME, bare (.git) or not.
         offline: use what is on this machine only.
-        progress: receives lines of text while something is fetched.
+        progress: receives lines of text while something is fetched, some of them from another thread.
 
     Raises:
         GraftError: what is there is not at the pin, or is no checkout. It is left as it is.
@@ -138,7 +150,12 @@ def _standing(upstream: Upstream, path: Path) -> Obtained:
             where=str(path),
             remedy=f"move {path} away, then run again",
         )
-    at = position(path)
+    try:
+        at = position(path)
+    except GraftError as error:
+        raise GraftError(
+            error.what, where=str(path), remedy=error.remedy or f"move {path} away, then run again"
+        ) from error
     if at.head != upstream.commit:
         held = (
             "" if has_commit(path, upstream.commit) else f"git -C {path} fetch --depth 1 origin {upstream.commit} && "

@@ -1,0 +1,53 @@
+"""The stand-in project, made once and copied for each test."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.standins.project import Project
+from tests.standins.upstream import OTHER, TOOL, Pin, make_upstream
+
+
+@pytest.fixture(scope="session")
+def pins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pin]:
+    place = tmp_path_factory.mktemp("upstreams")
+    return {"tool": make_upstream(place / "tool", TOOL), "other": make_upstream(place / "other", OTHER)}
+
+
+@pytest.fixture
+def project(tmp_path: Path, pins: dict[str, Pin]) -> Project:
+    """A project in which nothing is fetched yet."""
+    return Project.make(tmp_path / "project", pins)
+
+
+@pytest.fixture(scope="session")
+def _fetched(tmp_path_factory: pytest.TempPathFactory, pins: dict[str, Pin]) -> Callable[[Path], Project]:
+    """Copies a project whose checkouts are there, ungrafted; fetching anew would take each test longer than the rest."""
+    made = Project.make(tmp_path_factory.mktemp("made") / "project", pins)
+    made.ok("apply")
+    made.ok("revert")
+    kept = made.root.with_name("kept")  # renamed, so that no absolute path in it leads anywhere
+    made.root.rename(kept)
+
+    def copy(root: Path) -> Project:
+        shutil.copytree(kept, root, symlinks=True)
+        return Project(root, pins)
+
+    return copy
+
+
+@pytest.fixture
+def fetched(tmp_path: Path, _fetched: Callable[[Path], Project]) -> Project:
+    """A project whose checkouts are there, without any graft."""
+    return _fetched(tmp_path / "project")
+
+
+@pytest.fixture
+def applied(fetched: Project) -> Project:
+    """A project in which every pack is applied."""
+    fetched.ok("apply")
+    return fetched

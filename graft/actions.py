@@ -1,28 +1,25 @@
-"""The verbs that write a checkout: apply, revert, adopt. One upstream's failure never stops the others."""
+"""The verbs that graft and take the graft out again. One upstream's failure never stops the others."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from graft import flock, git, pushguard, sources
-from graft.errors import BadInput, Collision, GraftError, Unreachable
-from graft.fsops import digest
+from graft.errors import BadInput, GraftError, Unreachable
 from graft.ledger import Ledger
 from graft.lock import Lock, Upstream
 from graft.merge import diff as line_diff
-from graft.merge import merge
 from graft.plan import Checkout, Plan, load_packs, plan
 from graft.report import Report
-from graft.transaction import Write, commit, recover
+from graft.transaction import Recovered, commit, recover
 
 ATTEMPTS = "fetch.json"
-_SCRAP = (".pyc", "~", ".swp", ".swo")
 
 
 @dataclass
@@ -58,12 +55,22 @@ def at_work(path: Path, gitdir: Path, report: Report) -> Iterator[None]:
     with flock.held(gitdir):
         found = recover(path, gitdir)
         if found is not None:
-            report.notes.append(
-                f"an interrupted command was {found.outcome}: {', '.join(found.files) or 'nothing had begun'}"
-            )
+            report.notes.append(interrupted(found))
             if found.kept:
                 report.warnings.append(f"left alone, since you changed them meanwhile: {', '.join(found.kept)}")
         yield
+
+
+def interrupted(found: Recovered) -> str:
+    return f"an interrupted command was {found.outcome}: {', '.join(found.files) or 'no file was at stake'}"
+
+
+def unfinished(gitdir: Path) -> bool:
+    """Whether a killed command left something in this git directory, or one is at work there now."""
+    home = gitdir / "graft"
+    staging = home / "staging"
+    journals = (home / "journal.json", home / "journal.back.json")
+    return any(map(os.path.lexists, journals)) or (staging.is_dir() and any(staging.iterdir()))
 
 
 def standing(project: Project, upstream: Upstream, report: Report) -> Checkout | None:
@@ -73,11 +80,51 @@ def standing(project: Project, upstream: Upstream, report: Report) -> Checkout |
         GraftError: it is not at the pin.
     """
     path = project.root / upstream.path
-    if not path.is_dir() or not any(path.iterdir()):
+    if not _is_there(path):
         _say_why_absent(project, upstream, report)
         return None
-    found = sources.obtain(upstream, project.root, offline=True, progress=lambda text: None)
+    try:
+        found = sources.obtain(upstream, project.root, offline=True, progress=lambda text: None)
+    except GraftError as error:
+        raise _pin_moved(project, upstream) or error from error
     return _opened(project, upstream, found, report)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether anything is where a checkout belongs; a link to anywhere and a file count, an empty folder does not."""
+    return os.path.lexists(path) and not (path.is_dir() and not path.is_symlink() and not any(path.iterdir()))
+
+
+def carried(project: Project, upstream: Upstream) -> tuple[str, ...]:
+    """The packs that a checkout carries, those that the lock has dropped included; none where there is no checkout."""
+    ledger = _memory(project, upstream)
+    return tuple(ledger.packs) if ledger is not None else ()
+
+
+def _memory(project: Project, upstream: Upstream) -> Ledger | None:
+    path = project.root / upstream.path
+    try:
+        return Ledger.load(git.git_dir(path)) if (path / ".git").exists() else None
+    except GraftError:  # the verb itself opens the checkout and says what is wrong with it
+        return None
+
+
+def _pin_moved(project: Project, upstream: Upstream) -> GraftError | None:
+    """The error for a checkout that carries a graft on an earlier pin; None when that is not what is wrong with it."""
+    ledger = _memory(project, upstream)
+    path = project.root / upstream.path
+    if ledger is None or not ledger.packs or ledger.commit == upstream.commit:
+        return None
+    if git.position(path).head != ledger.commit:
+        return None
+    held = git.has_commit(path, upstream.commit)
+    fetch = "" if held else f"git -C {upstream.path} fetch --depth 1 origin {upstream.commit}, "
+    return GraftError(
+        f"it carries the graft on commit {ledger.commit}, the lock pins {upstream.commit} now; nothing was changed",
+        where=str(path),
+        remedy=f"python apply.py revert {upstream.name}, then {fetch}git -C {upstream.path} checkout --detach "
+        f"{upstream.commit}, then python apply.py {upstream.name}",
+    )
 
 
 def _opened(project: Project, upstream: Upstream, found: sources.Obtained, report: Report) -> Checkout:
@@ -91,17 +138,28 @@ def _opened(project: Project, upstream: Upstream, found: sources.Obtained, repor
 
 def _say_why_absent(project: Project, upstream: Upstream, report: Report) -> None:
     last = _attempts(project).get(upstream.name)
-    report.state = "unreachable" if last else "absent"
-    report.notes.append(f"not fetched; python apply.py {upstream.name}")
-    if last:
-        report.tried = [str(line) for line in last["tried"]]
+    command = f"python apply.py {upstream.name}"
+    if last is None or last["pin"] != [upstream.url, upstream.commit]:
+        report.state = "absent"
+        report.notes.append(f"not fetched yet: {command}")
+        return
+    report.state = "unreachable"
+    report.tried = last["tried"]
+    report.notes.append(f"could not be fetched on {last['when'][0]}; {command} tries again")
+    report.notes += [f"what helps: {remedy.removeprefix('or ')}" for remedy in last["remedy"]]
+
+
+def own_gitdir(project: Project) -> Path | None:
+    """The git directory of the project itself; None for a release that was unpacked from an archive."""
+    place = project.root / ".git"
+    if place.is_dir():
+        return place
+    return git.git_dir(project.root) if place.exists() else None
 
 
 def _attempts_file(project: Project) -> Path | None:
-    try:
-        return git.git_dir(project.root) / "graft" / ATTEMPTS
-    except GraftError:  # a release of graft unpacked from an archive is no repository, and need not remember
-        return None
+    gitdir = own_gitdir(project)
+    return None if gitdir is None else gitdir / "graft" / ATTEMPTS  # without one there is no need to remember
 
 
 def _attempts(project: Project) -> dict[str, dict[str, list[str]]]:
@@ -112,18 +170,25 @@ def _attempts(project: Project) -> dict[str, dict[str, list[str]]]:
         data = json.loads(file.read_bytes())
     except ValueError as error:
         raise GraftError("the memory of failed fetches is damaged", where=str(file), remedy=f"rm {file}") from error
-    return data if isinstance(data, dict) else {}
+    wanted = {"pin", "tried", "remedy", "when"}
+    return {name: last for name, last in data.items() if wanted <= set(last)} if isinstance(data, dict) else {}
 
 
-def _remember_attempt(project: Project, upstream: Upstream, tried: list[str] | None) -> None:
+def _remember_attempt(project: Project, upstream: Upstream, failure: Unreachable | None) -> None:
     """Keeps why an upstream could not be fetched, so that ``status`` can name it; forgets it once it is there."""
     file = _attempts_file(project)
     known = _attempts(project)
-    if file is None or (tried is None and upstream.name not in known):
+    if file is None or (failure is None and upstream.name not in known):
         return
     known.pop(upstream.name, None)
-    if tried is not None:
-        known[upstream.name] = {"tried": tried, "when": [time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())]}
+    if failure is not None:
+        tried = failure.what.split("\n  - ")[1:]
+        known[upstream.name] = {
+            "pin": [upstream.url, upstream.commit],
+            "tried": ["; ".join(text.splitlines()) for text in tried],
+            "remedy": failure.remedy.split("; "),
+            "when": [time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())],
+        }
     file.parent.mkdir(exist_ok=True)
     fresh = file.with_suffix(".new")
     fresh.write_text(json.dumps(known, indent=1), encoding="utf-8")
@@ -139,25 +204,34 @@ def apply(project: Project, upstream: Upstream, options: Options, *, write: bool
     report = report_for(upstream)
     try:
         wanted = _check_packs(upstream, options.packs)
-        load_packs(project.root, upstream, upstream.packs)  # a bad pack is said before anything is fetched
+        load_packs(project.root, upstream, wanted or upstream.packs)  # a bad pack is said before anything is fetched
         checkout = _obtain(project, upstream, options, report) if write else standing(project, upstream, report)
         if checkout is None:
+            if wanted or upstream.packs:
+                report.state = "drifted"
             return report
         with at_work(checkout.path, checkout.gitdir, report):
             checkout.ledger = Ledger.load(checkout.gitdir)
-            names = [*(checkout.ledger.packs if wanted else ()), *(wanted or upstream.packs)]
-            _carry_out(checkout, _plan(project, checkout, names, options), report, write=write)
+            names = [*(still_locked(checkout, report) if wanted else ()), *(wanted or upstream.packs)]
+            carry_out(checkout, _plan(project, checkout, names, options), report, write=write)
             if write:
                 report.notes += pushguard.guard(checkout.path).notes
     except GraftError as error:
         report.add_error(error)
-    return _settled(report)
+    return settled(report)
 
 
 def revert(project: Project, upstream: Upstream, options: Options) -> Report:
-    """Takes the packs (all, or those named) out of a checkout; the user's own edits stay."""
+    """Takes the packs (all, or those named) out of a checkout; the user's own edits stay.
+
+    A checkout that still is at the pin which its graft was made for can be reverted after the lock has moved on.
+    """
     report = report_for(upstream)
     try:
+        ledger = _memory(project, upstream)
+        if ledger is not None and ledger.packs and not options.packs:
+            upstream = replace(upstream, commit=ledger.commit, tree=ledger.tree)
+            report = report_for(upstream)
         checkout = standing(project, upstream, report)
         if checkout is None:
             return report
@@ -167,29 +241,12 @@ def revert(project: Project, upstream: Upstream, options: Options) -> Report:
             for name in options.packs:
                 if name not in known:
                     raise BadInput(f"no pack is called {name!r}", where=upstream.name, remedy=_one_of(known))
-            left = [name for name in checkout.ledger.packs if options.packs and name not in options.packs]
-            _carry_out(checkout, _plan(project, checkout, left, options), report, write=True)
+            staying = still_locked(checkout, report) if options.packs else ()
+            left = [name for name in staying if name not in options.packs]
+            carry_out(checkout, _plan(project, checkout, left, options), report, write=True)
     except GraftError as error:
         report.add_error(error)
-    return _settled(report)
-
-
-def adopt(project: Project, upstream: Upstream, options: Options) -> Report:
-    """Brings edits made to overlay files inside a checkout back to ``overlays/``.
-
-    New files that the user made in a folder which holds overlay files only are adopted too.
-    """
-    report = report_for(upstream)
-    try:
-        checkout = standing(project, upstream, report)
-        if checkout is None:
-            return report
-        with at_work(checkout.path, checkout.gitdir, report):
-            checkout.ledger = Ledger.load(checkout.gitdir)
-            _adopt(project, checkout, set(options.packs), report)
-    except GraftError as error:
-        report.add_error(error)
-    return _settled(report)
+    return settled(report)
 
 
 def _obtain(project: Project, upstream: Upstream, options: Options, report: Report) -> Checkout:
@@ -198,9 +255,13 @@ def _obtain(project: Project, upstream: Upstream, options: Options, report: Repo
             upstream, project.root, mirror=options.mirror, offline=options.offline, progress=options.progress
         )
     except Unreachable as error:
-        _remember_attempt(project, upstream, [str(error)])
+        _remember_attempt(project, upstream, error)
         report.state = "unreachable"
         raise
+    except BadInput:
+        raise
+    except GraftError as error:
+        raise _pin_moved(project, upstream) or error from error
     _remember_attempt(project, upstream, None)
     return _opened(project, upstream, found, report)
 
@@ -212,6 +273,14 @@ def _check_packs(upstream: Upstream, names: Sequence[str]) -> list[str]:
     return list(names)
 
 
+def still_locked(checkout: Checkout, report: Report) -> list[str]:
+    """The packs that a checkout carries and the lock still has; the others leave, and the report says so."""
+    retired = [name for name in checkout.ledger.packs if name not in checkout.upstream.packs]
+    if retired:
+        report.notes.append(f"taken out too, as the lock does not list it any more: {', '.join(retired)}")
+    return [name for name in checkout.ledger.packs if name not in retired]
+
+
 def _one_of(names: Sequence[str] | set[str]) -> str:
     return f"name one of: {', '.join(sorted(names))}" if names else "this upstream has no packs yet"
 
@@ -220,7 +289,7 @@ def _plan(project: Project, checkout: Checkout, names: Sequence[str], options: O
     return plan(checkout, load_packs(project.root, checkout.upstream, names), link=options.link)
 
 
-def _carry_out(checkout: Checkout, made: Plan, report: Report, *, write: bool) -> None:
+def carry_out(checkout: Checkout, made: Plan, report: Report, *, write: bool) -> None:
     """Writes a plan in one transaction, with what is to be remembered of it; a plan with errors is not written."""
     report.add_outcomes(made.outcomes)
     for name, pack_digest in made.ledger.packs.items():
@@ -251,66 +320,7 @@ def changed_lines(checkout: Checkout) -> int:
     return total
 
 
-def _settled(report: Report) -> Report:
+def settled(report: Report) -> Report:
     if report.errors and report.state not in ("unreachable",):
         report.state = "failed"
     return report
-
-
-def _adopt(project: Project, checkout: Checkout, packs: set[str], report: Report) -> None:
-    overlays = {
-        path: entry
-        for path, entry in checkout.ledger.entries.items()
-        if entry.kind == "overlay" and entry.link is None and (not packs or packs & set(entry.packs))
-    }
-    back: dict[str, tuple[str, bytes]] = {}  # source: where it lies in the checkout, what it becomes
-    for path, entry in overlays.items():
-        now = checkout.now[path]
-        if now is None or digest(now) == entry.wrote or entry.source is None:
-            continue
-        theirs = (project.root / entry.source).read_bytes()
-        try:
-            labels = ("as graft wrote it", "in the checkout", entry.source)
-            back[entry.source] = path, merge(checkout.kept(entry.wrote), now, theirs, labels=labels, where=path)
-        except Collision as error:
-            report.add_error(error)
-    for path, source in _new_beside(checkout, overlays):
-        content = checkout.content(path)
-        if content is not None and not (project.root / source).exists():
-            back[source] = path, content
-    if report.errors or not back:
-        report.state = "failed" if report.errors else "applied"
-        return
-    _write_back(project, back)
-    report.adopted = sorted(back)
-    names = list(checkout.ledger.packs)
-    _carry_out(checkout, _plan(project, checkout, names, Options()), report, write=True)
-
-
-def _new_beside(checkout: Checkout, overlays: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """Files the user made in folders that are ours alone, and the overlay path that each belongs to."""
-    foreign = {str(parent) for path in checkout.tracked for parent in PurePosixPath(path).parents}
-    folders: dict[str, str] = {}
-    for path, entry in checkout.ledger.entries.items():
-        if path in overlays and entry.source is not None:
-            folders[str(PurePosixPath(path).parent)] = str(PurePosixPath(entry.source).parent)
-    for folder, source in sorted(folders.items()):
-        if folder in foreign:
-            continue
-        for file in sorted((checkout.path / folder).iterdir()):
-            path = f"{folder}/{file.name}"
-            if file.is_file() and not file.is_symlink() and not file.name.endswith(_SCRAP) and path not in overlays:
-                yield path, f"{source}/{file.name}"
-
-
-def _write_back(project: Project, back: dict[str, tuple[str, bytes]]) -> None:
-    """All of the files or none, through the same transaction, kept in the project's own git directory."""
-    store = _attempts_file(project)
-    if store is None:
-        raise GraftError(
-            "this copy of graft is no git repository", where=str(project.root), remedy="git init, then adopt"
-        )
-    gitdir = store.parent.parent
-    with flock.held(gitdir):
-        recover(project.root, gitdir)
-        commit(project.root, gitdir, [Write(source, content) for source, (_, content) in back.items()])

@@ -28,7 +28,7 @@ _URL = re.compile(
 )
 
 _KEYS = ("url", "ref", "commit", "tree", "license", "path", "python", "packs", "archive")
-_ARCHIVE_KEYS = ("distribution", "version", "file", "sha256", "size", "without", "commit_object")
+_ARCHIVE_KEYS = ("commit", "distribution", "version", "file", "sha256", "size", "without", "commit_object")
 
 
 @dataclass(frozen=True)
@@ -271,8 +271,10 @@ def _path(table: _Table, root: Path) -> str:
     return path
 
 
-def _archive(table: _Table, commit: str, tree: str) -> Archive:
+def _archive(table: _Table, commit: str, tree: str) -> Archive | None:
+    """The archive, checked; None when it is that of another commit, as after an upgrade from a release."""
     table.only(_ARCHIVE_KEYS)
+    own = _object_id(table, "commit") if "commit" in table.data else commit
     archive = Archive(
         distribution=table.string("distribution", _plain, "a distribution's name", "write it as pip takes it"),
         version=table.string(
@@ -289,14 +291,14 @@ def _archive(table: _Table, commit: str, tree: str) -> Archive:
         ),
         size=table.get("size", int, "the archive's size in bytes"),
         without=table.names("without", _member, "a list of members' paths below the archive's top directory"),
-        commit_object=_commit_object(table, commit, tree),
+        commit_object=_commit_object(table, own, tree if own == commit else None),
     )
     if archive.size <= 0:
         raise table.bad("size", "expected the archive's size in bytes", "correct `size`")
-    return archive
+    return archive if own == commit else None
 
 
-def _commit_object(table: _Table, commit: str, tree: str) -> bytes:
+def _commit_object(table: _Table, commit: str, tree: str | None) -> bytes:
     text: str = table.get("commit_object", str, "the commit object in base64")
     remedy = f"git cat-file commit {commit} | base64"
     try:
@@ -307,7 +309,7 @@ def _commit_object(table: _Table, commit: str, tree: str) -> bytes:
     if found != commit:
         raise table.bad("commit_object", f"its id is {found}, the pinned commit is {commit}", remedy)
     first = content.split(b"\n", 1)[0]
-    if first != b"tree " + tree.encode():
+    if tree is not None and first != b"tree " + tree.encode():
         raise table.bad("commit_object", f"it says `{first.decode()}`, the lock's tree is {tree}", "correct `tree`")
     return content
 

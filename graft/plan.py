@@ -7,15 +7,17 @@ what the packs are applied to. Nothing here writes.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from graft.errors import BadInput, Collision, GraftError
 from graft.fsops import digest, observe
 from graft.git import git
+from graft.git import read_blob as committed
 from graft.ledger import Entry, Ledger, read_blob
 from graft.lock import Upstream
 from graft.merge import merge, unapply
@@ -42,7 +44,12 @@ def load_packs(root: Path, upstream: Upstream, names: Sequence[str]) -> list[Loa
     """Packs with their overlays, sorted by name, since the result must not depend on their order."""
     loaded = []
     for name in sorted(set(names)):
-        pack, source = load_pack(root, upstream.name, name)
+        try:
+            pack, source = load_pack(root, upstream.name, name)
+        except SystemExit as stop:
+            raise BadInput(
+                "the pack ends the program", where=f"patches/{upstream.name}/{name}.py", remedy="define PACK, no more"
+            ) from stop
         loaded.append(LoadedPack(pack, f"{ENGINE}-{source}", tuple(overlay_files(root, pack))))
     return loaded
 
@@ -74,6 +81,11 @@ class Checkout:
     def tracked(self) -> list[str]:
         listed = git(["ls-files", "-z", "--cached"], cwd=self.path)
         return [os.fsdecode(name) for name in listed.split(b"\0") if name]
+
+    @cached_property
+    def upstreams_own(self) -> set[str]:
+        """Every file of the upstream and every folder that one lies in."""
+        return {*self.tracked, *(str(parent) for path in self.tracked for parent in PurePosixPath(path).parents)}
 
     @cached_property
     def now(self) -> dict[str, bytes | None]:
@@ -113,7 +125,20 @@ class Checkout:
             return self.kept(entry.read)
         if digest(now) == entry.read:  # somebody restored upstream's file: the graft is gone from it already
             return now
-        return unapply(self.kept(entry.read), self.kept(entry.wrote), now, where=path)
+        try:
+            return unapply(self.kept(entry.read), self.kept(entry.wrote), now, where=path)
+        except Collision:
+            if committed(self.path, f"HEAD:{path}") == now:  # restored as well, after the pin moved under the graft
+                return now
+            raise
+
+    def cut_loose(self, path: str, source: str) -> Collision:
+        """The error for a link to an overlay that has become a file of its own; an editor that renames does that."""
+        return Collision(
+            "the link that graft made there is a file of its own now, and differs from what it pointed to",
+            where=path,
+            remedy=f"keep it: cp {self.upstream.path}/{path} {source}; or delete it; then run again",
+        )
 
 
 def plan(checkout: Checkout, packs: Sequence[LoadedPack], *, link: bool = False) -> Plan:
@@ -129,7 +154,7 @@ def plan(checkout: Checkout, packs: Sequence[LoadedPack], *, link: bool = False)
         made.ledger, made.unchanged = checkout.ledger, True
         return made
     _plan_edits(checkout, packs, made)
-    _plan_overlays(checkout, wanted, made, link)
+    plan_overlays(checkout, packs, made, link=link)
     return made
 
 
@@ -141,7 +166,8 @@ def _is_last_run(checkout: Checkout, ledger: Ledger, wanted: Mapping[str, Overla
     if overlays.keys() != wanted.keys() or any((entry.link is not None) != link for entry in overlays.values()):
         return False
     same = all(
-        entry.link is not None or entry.wrote == digest(wanted[path].content) for path, entry in overlays.items()
+        entry.link is not None or (entry.wrote, entry.mode) == (digest(wanted[path].content), wanted[path].mode)
+        for path, entry in overlays.items()
     )
     return same and all(map(checkout.untouched, old.entries))
 
@@ -180,17 +206,56 @@ def _plan_edits(checkout: Checkout, packs: Sequence[LoadedPack], made: Plan) -> 
         if before is None or after is None or now is None:
             made.errors.append(GraftError("the file is gone", where=path, remedy="run again"))
             continue
+        if (checkout.path / path).is_symlink():
+            target = os.readlink(checkout.path / path)
+            made.errors.append(
+                GraftError(
+                    f"a symbolic link to {target}; an edit would replace it by a file",
+                    where=path,
+                    remedy="let the pack name the file itself",
+                )
+            )
+            continue
         state = observe(checkout.path / path)
         mode = state.mode if state.mode is not None else 0o644
         if after != now:
             made.writes.append(Write(path, after, expect=now, ours=path in plain))
         if after != before:
+            refused = _does_not_compile(path, before, after)
+            if refused is not None:
+                together = ", ".join(sorted(result.packs_of[path]))
+                refused.remedy = f"look at what the packs edit there together: {together}"
+                made.errors.append(refused)
             names = tuple(sorted(result.packs_of[path]))
             made.ledger.entries[path] = Entry("edit", digest(before), digest(after), mode, packs=names)
             made.contents += [before, after]
 
 
-def _plan_overlays(checkout: Checkout, wanted: Mapping[str, OverlayFile], made: Plan, link: bool) -> None:
+def _does_not_compile(path: str, before: bytes, after: bytes) -> GraftError | None:
+    """What a Python compiler refuses of a file and a parser takes: a keyword given twice, say; nothing is run.
+
+    A file that did not compile before is newer than the Python which runs this, and is left to its own.
+    """
+    found = _refusal(after)
+    if found is None or _refusal(before) is not None:
+        return None
+    line = getattr(found, "lineno", None)
+    return GraftError(f"it would not compile: {found}", where=f"{path}:{line}" if line else path)
+
+
+def _refusal(content: bytes) -> SyntaxError | ValueError | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            compile(content, "upstream", "exec", dont_inherit=True)
+        except (SyntaxError, ValueError) as error:
+            return error
+    return None
+
+
+def plan_overlays(checkout: Checkout, packs: Sequence[LoadedPack], made: Plan, *, link: bool) -> None:
+    """What becomes of the new files: written, merged with the user's edits, linked, or taken away."""
+    wanted = _wanted_overlays(packs)
     old = {path: entry for path, entry in checkout.ledger.entries.items() if entry.kind == "overlay"}
     for path, file in wanted.items():
         _collect(made.errors, partial(_plan_overlay, checkout, path, file, old.get(path), made, link))
@@ -202,7 +267,7 @@ def _plan_overlays(checkout: Checkout, wanted: Mapping[str, OverlayFile], made: 
         else:
             made.errors.append(
                 Collision(
-                    f"the overlay file was edited in the checkout, and is no longer wanted there ({old[path].source})",
+                    f"an overlay file was edited in the checkout, to take it away would lose that ({old[path].source})",
                     where=path,
                     remedy=f"python apply.py adopt {checkout.upstream.name}, or move the file away, then run again",
                 )
@@ -213,8 +278,14 @@ def _plan_overlay(
     checkout: Checkout, path: str, file: OverlayFile, entry: Entry | None, made: Plan, link: bool
 ) -> None:
     target = os.path.relpath(checkout.root / file.source, (checkout.path / path).parent) if link else None
-    now = checkout.now[path] if entry is not None else _unclaimed(checkout, path, file)
     is_link = (checkout.path / path).is_symlink()
+    if (checkout.path / path).is_dir() and not is_link and path not in checkout.upstreams_own:
+        raise Collision(
+            "a folder is where an overlay file is to land", where=path, remedy="move it away, then run again"
+        )
+    now = checkout.now[path] if entry is not None else _unclaimed(checkout, path, file)
+    if entry is not None and entry.link is not None and not is_link and now not in (None, file.content):
+        raise checkout.cut_loose(path, file.source)
     base = _base(checkout, entry, is_link)
     content = file.content
     if now is not None and not is_link and base is not None and now != base:
@@ -232,7 +303,7 @@ def _plan_overlay(
             made.writes.append(Write(path, link=target, expect=_expected(checkout, path), ours=True))
     else:
         wrote = digest(file.content)
-        if is_link or now != content:
+        if is_link or now != content or (entry is not None and entry.mode != file.mode):
             made.writes.append(Write(path, content, mode=file.mode, expect=_expected(checkout, path), ours=True))
         made.contents.append(file.content)
     made.ledger.entries[path] = Entry(
@@ -249,7 +320,9 @@ def _base(checkout: Checkout, entry: Entry | None, is_link: bool) -> bytes | Non
 
 def _unclaimed(checkout: Checkout, path: str, file: OverlayFile) -> bytes | None:
     """What lies where a new overlay file is to land: nothing, or by chance the same bytes."""
-    if path in checkout.tracked:
+    files = set(checkout.tracked)
+    above = [str(parent) for parent in PurePosixPath(path).parents]
+    if path in checkout.upstreams_own or not files.isdisjoint(above):
         raise BadInput(
             f"{file.source} would cover a file of the upstream", where=path, remedy="let the overlay land elsewhere"
         )

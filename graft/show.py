@@ -12,8 +12,8 @@ from graft.ui import Screen
 
 def show_report(screen: Screen, verb: str, report: Report) -> None:
     """One upstream: a headline, what stands out, and what to do about it."""
-    if verb == "diff" and not report.errors:
-        screen.diff(report.diff)
+    if verb == "diff":
+        _show_diff(screen, report)
         return
     proof = f"tree {report.tree[:10]} proven" if report.tree_proven else "tree not proven"
     screen.say(f"{screen.paint(report.name, 'bold')}  {screen.state(report.state)}  {report.commit[:10]}, {proof}")
@@ -39,6 +39,15 @@ def show_report(screen: Screen, verb: str, report: Report) -> None:
     for error in report.errors:
         text = str(error).replace("\n", "\n            ")
         screen.say(f"  {screen.paint('error', 'bad')}     {text}")
+
+
+def _show_diff(screen: Screen, report: Report) -> None:
+    """The patch alone on standard output; whatever else there is to say stands beside it."""
+    screen.diff(report.diff)
+    if not report.diff and not report.errors:
+        screen.aside(f"{report.name}: nothing to show, it is {report.state}")
+    for text in (*report.notes, *report.warnings, *(f"error: {error}" for error in report.errors)):
+        screen.aside(f"{report.name}: {text}")
 
 
 def _listed(files: Sequence[str], most: int = 4) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 from graft.errors import GraftError
+from graft.git import read_blob, run
 
 
 class Tree(Protocol):
@@ -26,10 +28,10 @@ class WorkTree:
     Args:
         root: the checkout.
         tracked: the paths that git knows there, to look for a definition that moved.
-        instead: contents to be read in place of what lies on disk (a file with its graft taken out).
+        instead: contents to be read in place of what lies on disk (a file with its graft taken out); None hides a file.
     """
 
-    def __init__(self, root: Path, tracked: list[str], instead: Mapping[str, bytes]) -> None:
+    def __init__(self, root: Path, tracked: list[str], instead: Mapping[str, bytes | None]) -> None:
         self.root = root
         self.tracked = tracked
         self.instead = instead
@@ -48,6 +50,24 @@ class WorkTree:
         wanted = definition_of(name)
         found = (path for path in self.tracked if path.endswith(".py"))
         return sorted(path for path in found if (text := self.read(path)) is not None and wanted.search(text))
+
+
+class CommitTree:
+    """A commit's files, from the repository's objects; nothing is checked out."""
+
+    def __init__(self, root: Path, commit: str) -> None:
+        self.root = root
+        self.commit = commit
+
+    def read(self, path: str) -> bytes | None:
+        return read_blob(self.root, f"{self.commit}:{path}")
+
+    def defining(self, name: str) -> list[str]:
+        wanted = f"^[ \t]*(async[ \t]+)?(def|class)[ \t]+{name}\\b"
+        glob = {"GIT_LITERAL_PATHSPECS": "0"}
+        found = run(["grep", "-lzE", wanted, self.commit, "--", "*.py"], cwd=self.root, env=glob)
+        prefix = f"{self.commit}:"
+        return sorted(os.fsdecode(path).removeprefix(prefix) for path in found.out.split(b"\0") if path)
 
 
 def definition_of(name: str) -> re.Pattern[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import threading
@@ -31,6 +32,9 @@ class Screen:
         self.out = out if out is not None else sys.stdout
         self.err = err if err is not None else sys.stderr
         self.quiet = quiet
+        for stream in (self.out, self.err):
+            if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter must not end the command
+                stream.reconfigure(errors="backslashreplace")
         self._live = self.err.isatty() and os.environ.get("TERM") != "dumb"
         self._began = time.monotonic()
         self._shown = 0
@@ -49,6 +53,11 @@ class Screen:
     def say(self, text: str = "") -> None:
         if not self.quiet:
             print(text, file=self.out)
+
+    def aside(self, text: str) -> None:
+        """Words beside output that is made to be read by a program."""
+        if not self.quiet:
+            print(text, file=self.err)
 
     def progress(self, text: str) -> None:
         """What goes on now; shown once a command has run for a second, on one line, or line by line in a log."""
@@ -87,7 +96,7 @@ class Screen:
                 self._shown = 0
 
     def diff(self, text: str) -> None:
-        for line in text.splitlines():
+        for line in text.split("\n")[:-1]:
             if line.startswith(("diff ", "+++", "---")):
                 self.say(self.paint(line, "bold"))
             elif line.startswith("@@"):

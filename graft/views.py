@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 from graft import pushguard
-from graft.actions import Options, Project, apply, at_work, changed_lines, report_for, standing
+from graft.actions import Options, Project, apply, at_work, changed_lines, report_for, standing, unfinished
 from graft.errors import GraftError
-from graft.ledger import Ledger
+from graft.fsops import digest
+from graft.ledger import Entry, Ledger
 from graft.lock import Upstream
-from graft.plan import Checkout, load_packs
+from graft.plan import Checkout, LoadedPack, load_packs
 from graft.report import Report
 from graft.rewrite import State, rewrite
 from graft.tree import WorkTree
@@ -24,14 +26,15 @@ def status(project: Project, upstream: Upstream, options: Options) -> Report:
         if checkout is None:
             return report
         ledger = checkout.ledger
-        loaded = {entry.pack.name: entry for entry in load_packs(project.root, upstream, upstream.packs)}
+        names = [name for name in upstream.packs if not options.packs or name in options.packs]
+        loaded = {entry.pack.name: entry for entry in load_packs(project.root, upstream, names)}
         carried = [loaded[name].pack for name in ledger.packs if name in loaded]
         made = rewrite(WorkTree(checkout.path, checkout.tracked, {}), carried)
         report.add_outcomes(made.outcomes)
         for name, pack in loaded.items():
             edits = [outcome for outcome in made.outcomes if outcome.pack == name]
             missing = [outcome for outcome in edits if outcome.state is not State.ALREADY]
-            stale = name in ledger.packs and ledger.packs[name] != pack.digest
+            stale = name in ledger.packs and (ledger.packs[name] != pack.digest or _older(ledger, pack))
             state = "changed" if missing else "older than the pack" if stale else "applied"
             report.packs.setdefault(name, {})
             report.packs[name] = {
@@ -39,15 +42,29 @@ def status(project: Project, upstream: Upstream, options: Options) -> Report:
                 "why": pack.pack.why,
                 **report.packs[name],
             }
-        for name in sorted(ledger.packs.keys() - loaded.keys()):
+        retired = ledger.packs.keys() - set(upstream.packs)
+        for name in sorted(retired if not options.packs else retired & set(options.packs)):
             report.packs[name] = {"state": "retired", "why": "no longer in the lock; apply takes it out"}
         _sum_up(checkout, report)
+        if report.state in ("changed", "partly applied"):
+            report.notes.append(f"not what the packs would write: python apply.py {upstream.name}")
         if not pushguard.guarded(checkout.path):
             report.warnings.append(f"a push from here is not refused; python apply.py {upstream.name} sees to it")
     except GraftError as error:
         report.add_error(error)
         report.state = "failed"
     return report
+
+
+def _older(ledger: Ledger, pack: LoadedPack) -> bool:
+    """Whether an overlay of a pack differs from what graft wrote of it."""
+    wanted = {file.path: file for file in pack.files}
+    carried = {path for path, entry in ledger.entries.items() if pack.pack.name in entry.packs}
+    overlays = {path: entry for path, entry in ledger.entries.items() if entry.kind == "overlay"}
+    if not wanted.keys() <= overlays.keys() or not (carried & overlays.keys()) <= wanted.keys():
+        return True
+    copies = [(file, overlays[path]) for path, file in wanted.items() if overlays[path].link is None]
+    return any((digest(file.content), file.mode) != (entry.wrote, entry.mode) for file, entry in copies)
 
 
 def check(project: Project, upstream: Upstream, options: Options) -> Report:
@@ -63,7 +80,7 @@ def diff(project: Project, upstream: Upstream, options: Options) -> Report:
         if checkout is None:
             return report
         report.diff = "".join(
-            unified(path, old, new, fresh=checkout.ledger.entries[path].read is None)
+            unified(path, old, new, checkout.ledger.entries[path])
             for path, (old, new) in sorted(_changes(project, checkout, options.packs).items())
         )
         _sum_up(checkout, report)
@@ -80,7 +97,7 @@ def _changes(project: Project, checkout: Checkout, packs: Sequence[str]) -> dict
     }
     before = {path: checkout.kept(entry.read) if entry.read is not None else b"" for path, entry in entries.items()}
     after = {
-        path: checkout.kept(entry.wrote) if entry.link is None else f"-> {entry.link}\n".encode()
+        path: checkout.kept(entry.wrote) if entry.link is None else (checkout.path / path).read_bytes()
         for path, entry in entries.items()
     }
     if packs:
@@ -90,25 +107,33 @@ def _changes(project: Project, checkout: Checkout, packs: Sequence[str]) -> dict
     return {path: (before[path], after[path]) for path in entries}
 
 
-def unified(path: str, old: bytes, new: bytes, *, fresh: bool) -> str:
-    """One file's diff, in the form that git prints."""
-    before, after = (text.decode("utf-8", "replace").splitlines(keepends=True) for text in (old, new))
-    lines: Iterable[str] = difflib.unified_diff(before, after, "/dev/null" if fresh else f"a/{path}", f"b/{path}")
-    marked = (line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
-    return f"diff --git a/{path} b/{path}\n" + "".join(marked)
+def unified(path: str, old: bytes, new: bytes, entry: Entry) -> str:
+    """One file's diff as git prints it, so that ``git apply`` takes it."""
+    if old == new and entry.read is not None:
+        return ""
+    head = f"diff --git a/{path} b/{path}\n"
+    if entry.read is None:
+        head += f"new file mode 100{entry.mode:o}\n"
+    try:
+        before, after = (_lines(text.decode()) for text in (old, new))
+    except UnicodeDecodeError:
+        return f"{head}Binary files /dev/null and b/{path} differ\n"
+    origin = "/dev/null" if entry.read is None else f"a/{path}"
+    lines: Iterable[str] = difflib.unified_diff(before, after, origin, f"b/{path}")
+    return head + "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+
+
+def _lines(text: str) -> list[str]:
+    """Lines as git counts them: ended by a line feed, and by nothing else that Python takes for a line's end."""
+    return re.findall(r"[^\n]*\n|[^\n]+", text)
 
 
 def _look(project: Project, upstream: Upstream, report: Report) -> Checkout | None:
     checkout = standing(project, upstream, report)
-    if checkout is not None and _unfinished(checkout):
+    if checkout is not None and unfinished(checkout.gitdir):
         with at_work(checkout.path, checkout.gitdir, report):
             checkout.ledger = Ledger.load(checkout.gitdir)
     return checkout
-
-
-def _unfinished(checkout: Checkout) -> bool:
-    folder = checkout.gitdir / "graft"
-    return folder.is_dir() and any(item.name.startswith(("journal", "staging")) for item in folder.iterdir())
 
 
 def _sum_up(checkout: Checkout, report: Report) -> None:

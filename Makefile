@@ -1,0 +1,79 @@
+# graft. `make` lists the targets. pip's own configuration (mirrors, certificates) applies; PYTHON chooses the interpreter.
+
+SHELL := /bin/bash
+PYTHON ?= $(firstword $(foreach name,python3 python3.11 python3.12 python3.13,$(shell \
+    command -v $(name) >/dev/null 2>&1 && $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+    && echo $(name))) python3)
+ENGINE := .venvs/engine/bin/python
+METHOD := .venvs/LLaMA-Factory/bin/python
+CHECKOUT := upstreams/LLaMA-Factory
+# What `make demo` and `make test` fetch and graft; `make demo UPSTREAMS=` takes all of upstream.lock.
+UPSTREAMS ?= LLaMA-Factory
+BUILD_METHOD := $(PYTHON) envs/build.py LLaMA-Factory --python 3.11 --cpu-shims --editable $(CHECKOUT) \
+    -r envs/LLaMA-Factory/requirements.txt
+# Tests that import the grafted LLaMA-Factory live in these places; everything else runs in the engine's environment.
+METHOD_TESTS := tests/llamafactory tests/test_hsa_feedback_migration.py
+PYTEST_ARGS ?=
+
+.PHONY: help demo test test-engine test-methods test-upstreams lint bench clean engine engine-dev graft
+
+help:
+	@echo "make demo            build the environments, graft LLaMA-Factory, train off and on, write artifacts/demo/report.html"
+	@echo "make test            set up and run the tests: the engine's, then those inside the grafted LLaMA-Factory"
+	@echo "make test-upstreams  the heavy tests on real upstreams"
+	@echo "make lint            ruff check, ruff format --check, mypy"
+	@echo "make bench           every figure of bench/, one JSON object a line"
+	@echo "make clean           remove environments, caches and artifacts; upstreams/ stays"
+	@echo "PYTHON=python3.12 make ... chooses the interpreter (3.11 or later); now: $(PYTHON)"
+
+engine:
+	@$(PYTHON) envs/build.py engine -r requirements.txt
+
+engine-dev:
+	@$(PYTHON) envs/build.py engine -r requirements.txt -r requirements-dev.txt
+
+# Exit code 3 says that an upstream is out of reach: apply.py has named it and the remedy, and the next step decides.
+graft: engine
+	@echo "==> graft: python apply.py $(UPSTREAMS)"
+	@$(ENGINE) apply.py $(UPSTREAMS) || test $$? -eq 3
+
+demo: graft
+	@$(BUILD_METHOD)
+	@$(ENGINE) -m demo
+
+test: engine-dev graft
+	@$(BUILD_METHOD) -r envs/LLaMA-Factory/requirements-dev.txt
+	@code=0; $(MAKE) --no-print-directory test-engine || code=1; $(MAKE) --no-print-directory test-methods || code=1; exit $$code
+
+test-engine:
+	@echo "==> tests: the engine"
+	@$(ENGINE) -m pytest -ra -m "not upstream_heavy" $(addprefix --ignore=,$(METHOD_TESTS)) $(PYTEST_ARGS) tests
+
+test-methods:
+	@echo "==> tests: inside the grafted LLaMA-Factory"
+	@$(METHOD) -m pytest -ra -m "not upstream_heavy" $(PYTEST_ARGS) $(METHOD_TESTS)
+
+test-upstreams: engine-dev
+	@$(ENGINE) apply.py || test $$? -eq 3
+	@$(BUILD_METHOD) -r envs/LLaMA-Factory/requirements-dev.txt
+	@code=0; \
+	$(ENGINE) -m pytest -ra -m "upstream or upstream_heavy" $(addprefix --ignore=,$(METHOD_TESTS)) $(PYTEST_ARGS) tests || test $$? -eq 5 || code=1; \
+	$(METHOD) -m pytest -ra -m "upstream or upstream_heavy" $(PYTEST_ARGS) $(METHOD_TESTS) || test $$? -eq 5 || code=1; exit $$code
+
+lint: engine-dev
+	@echo "==> lint: ruff check, ruff format --check, mypy"
+	@$(ENGINE) -m ruff check .
+	@$(ENGINE) -m ruff format --check .
+	@$(ENGINE) -m mypy
+
+bench: graft
+	@$(BUILD_METHOD)
+	@set -o pipefail; for file in $$(grep -l '__main__' bench/*.py); do \
+	    python=$(ENGINE); ! grep -qE '^ *(import|from) (torch|transformers|llamafactory)' $$file || python=$(METHOD); \
+	    echo "==> $$file"; $$python $$file --json | tail -n 1 || exit 1; \
+	done
+
+clean:
+	@rm -rf .venvs artifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './upstreams/*' -prune -exec rm -rf {} +
+	@echo "removed environments, caches and artifacts; upstreams/ is as it was (python apply.py revert takes the graft back)"

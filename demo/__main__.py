@@ -1,0 +1,165 @@
+"""The demo, step by step: materials, four training runs, a look inside one sample, the report.
+
+    .venvs/engine/bin/python -m demo
+
+`make demo` builds the two environments and grafts LLaMA-Factory first. A step whose inputs are unchanged is skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from demo.report import page
+from demo.runs import Run, RunFailed, all_runs, fell, new_files, state_of, train, write_config, write_whole
+
+NAME = "LLaMA-Factory"
+CHECKOUT = Path("upstreams") / NAME
+HOME = Path("artifacts/demo")
+CODE = Path("demo")
+
+
+def say(number: int, text: str) -> None:
+    print(f"==> [{number}/4] {text}", flush=True)
+
+
+def make_materials(python: Path) -> None:
+    """Runs `materials.py` unless its output is there from the same code.
+
+    Raises RunFailed.
+    """
+    stamp = HOME / "materials.txt"
+    code = "\0".join((CODE / name).read_text(encoding="utf-8") for name in ("samples.py", "materials.py"))
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == code:
+        print(f"    kept in {HOME}", flush=True)
+        return
+    _run([str(python), str(CODE / "materials.py"), str(HOME)])
+    write_whole(stamp, code)
+
+
+def inspect(python: Path, run: Run, state: str) -> dict[str, Any]:
+    """What `inspect_sample.py` says about the first sample of `run`, kept while `state` is the same.
+
+    Raises RunFailed.
+    """
+    target = HOME / "sample.json"
+    key = f"{state} {write_config(run)} {(CODE / 'inspect_sample.py').read_text(encoding='utf-8')}"
+    if target.exists():
+        known: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
+        if known["key"] == key:
+            print(f"    kept in {target}", flush=True)
+            return known
+    found = json.loads(_run([str(python), str(CODE / "inspect_sample.py"), str(run.config)]).splitlines()[-1])
+    found["key"] = key
+    write_whole(target, json.dumps(found))
+    return dict(found)
+
+
+def _run(command: list[str]) -> str:
+    run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if run.returncode:
+        tail = "\n".join((run.stdout + run.stderr).splitlines()[-25:])
+        raise RunFailed(f"{' '.join(command)} ended with {run.returncode}\n{tail}")
+    return run.stdout
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(CHECKOUT), *arguments], capture_output=True, text=True, check=True
+    ).stdout.strip("\n")
+
+
+def upstream_states() -> dict[str, str]:
+    """What `python apply.py status --json` says of each upstream, in words.
+
+    Raises RunFailed where it says nothing.
+    """
+    command = [sys.executable, "apply.py", "status", "--json"]
+    run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    try:
+        upstreams = json.loads(run.stdout)["upstreams"]
+    except (ValueError, KeyError):
+        raise RunFailed(f"{' '.join(command)} ended with {run.returncode}\n{run.stdout}{run.stderr}") from None
+    return {name: in_words(report) for name, report in upstreams.items()}
+
+
+def in_words(report: dict[str, Any]) -> str:
+    """One upstream's entry in the JSON of `status`: its state, whether its tree is proven, its packs, its remarks."""
+    packs = ", ".join(report["packs"])
+    parts = [
+        report["state"],
+        "tree id proven" if report["tree_proven"] else "",
+        f"packs {packs}" if packs else "",
+        report.get("source", ""),
+        *report.get("notes", []),
+        *(error["error"] for error in report["errors"]),
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def gather(results: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
+    """The facts that `report.page` wants."""
+    return {
+        "diff": _git("diff", "--no-color", "--no-ext-diff", "-U2", "HEAD"),
+        "overlays": [
+            {"path": str(path.relative_to(CHECKOUT)), "text": path.read_text(encoding="utf-8")}
+            for path in new_files(CHECKOUT)
+        ],
+        "runs": results,
+        "sample": seen["sample"],
+        "biases": seen["biases"],
+        "versions": {
+            **seen["versions"],
+            "machine": f"{platform.platform()}, {os.cpu_count()} cores",
+        },
+        "upstreams": upstream_states(),
+        "pin": f"{NAME} {_git('rev-parse', 'HEAD')}",
+        "when": datetime.now().strftime("%Y-%m-%d %H:%M"),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument(
+        "--environment", type=Path, default=Path(".venvs/LLaMA-Factory"), help="where LLaMA-Factory runs"
+    )
+    bin_folder = parser.parse_args().environment / "bin"
+    if not (CHECKOUT / "src").is_dir():
+        print(f"error: {CHECKOUT} is not there: run `python apply.py {NAME}` first, or `make demo`", file=sys.stderr)
+        return 1
+    start = time.monotonic()
+    HOME.mkdir(parents=True, exist_ok=True)
+    try:
+        say(1, "materials: tokenizer, two tiny models, two data sets")
+        make_materials(bin_folder / "python")
+        stamp = bin_folder.parent / "graft-environment.json"
+        state = state_of(CHECKOUT, HOME / "materials.txt", *([stamp] if stamp.exists() else []))
+        say(2, "training: LLaMA-Factory's own command, methods off and on")
+        runs = all_runs(HOME)
+        results = {run.name: train(run, bin_folder / "llamafactory-cli", state) for run in runs}
+        say(3, "one sample, seen from inside")
+        seen = inspect(bin_folder / "python", next(run for run in runs if run.on), state)
+        say(4, "report")
+        report = HOME / "report.html"
+        write_whole(report, page(gather(results, seen)))
+    except RunFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"\nreport: {report} ({time.monotonic() - start:.0f} s)")
+    flat = [name for name, result in results.items() if not fell(result)]
+    if flat:
+        print(f"error: the loss of {', '.join(flat)} did not fall to half of where it began", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""The verb that brings edits made inside a checkout back to ``overlays/``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+
+from graft import flock
+from graft.actions import (
+    Options,
+    Project,
+    at_work,
+    carry_out,
+    interrupted,
+    own_gitdir,
+    report_for,
+    settled,
+    standing,
+    still_locked,
+    unfinished,
+)
+from graft.errors import Collision, GraftError
+from graft.git import git
+from graft.ledger import Entry, Ledger
+from graft.lock import Upstream
+from graft.merge import merge
+from graft.plan import Checkout, load_packs, plan
+from graft.report import Report
+from graft.transaction import Write, commit, recover
+
+_SCRAP = (".pyc", "~", ".swp", ".swo")
+
+
+def adopt(project: Project, upstream: Upstream, options: Options) -> Report:
+    """Brings edits made to overlay files inside a checkout back to ``overlays/``.
+
+    New files that the user made in or below a folder which holds overlay files only are adopted too, but for those
+    that git ignores.
+    """
+    report = report_for(upstream)
+    try:
+        checkout = standing(project, upstream, report)
+        if checkout is None:
+            return report
+        with at_work(checkout.path, checkout.gitdir, report):
+            checkout.ledger = Ledger.load(checkout.gitdir)
+            _adopt(project, checkout, set(options.packs), report)
+    except GraftError as error:
+        report.add_error(error)
+    return settled(report)
+
+
+def finish_adoption(project: Project) -> list[str]:
+    """Finishes or undoes what a killed ``adopt`` left in ``overlays/``; says what it did, nothing for nothing."""
+    gitdir = own_gitdir(project)
+    if gitdir is None or not unfinished(gitdir):
+        return []
+    with flock.held(gitdir):
+        found = recover(project.root, gitdir)
+    return [interrupted(found)] if found is not None else []
+
+
+def _adopt(project: Project, checkout: Checkout, packs: set[str], report: Report) -> None:
+    overlays = {
+        path: entry
+        for path, entry in checkout.ledger.entries.items()
+        if entry.kind == "overlay" and (not packs or packs & set(entry.packs))
+    }
+    back: dict[str, bytes] = {}
+    for path, entry in overlays.items():
+        try:
+            content = _edited(project, checkout, path, entry)
+        except Collision as error:
+            report.add_error(error)
+            continue
+        if content is not None and entry.source is not None:
+            back[entry.source] = content
+    for path, source in _new_files(checkout, overlays):
+        content = checkout.content(path)
+        if content is not None and not (project.root / source).exists():
+            back[source] = content
+    if report.errors or not back:
+        report.state = "applied" if checkout.ledger.packs else "unapplied"
+        return
+    _write_back(project, back)
+    report.adopted = sorted(back)
+    loaded = load_packs(project.root, checkout.upstream, still_locked(checkout, report))
+    landing = {file.source for pack in loaded for file in pack.files}
+    for source in sorted(back.keys() - landing):
+        report.warnings.append(f"no pack has {source}: add it to the overlays of one, or it stays where it is")
+    carry_out(checkout, plan(checkout, loaded), report, write=True)
+
+
+def _edited(project: Project, checkout: Checkout, path: str, entry: Entry) -> bytes | None:
+    """What an overlay's source becomes; None where the user has not edited the copy in the checkout.
+
+    Raises:
+        Collision: the source was edited too, in the same lines.
+    """
+    now = checkout.now[path]
+    if now is None or entry.source is None or checkout.untouched(path) or (checkout.path / path).is_symlink():
+        return None
+    source = project.root / entry.source
+    theirs = source.read_bytes() if source.is_file() else None
+    if theirs is None or theirs == now:
+        return None if theirs == now else now
+    if entry.link is not None:
+        raise checkout.cut_loose(path, entry.source)
+    labels = ("as graft wrote it", "in the checkout", entry.source)
+    return merge(checkout.kept(entry.wrote), now, theirs, labels=labels, where=path)
+
+
+def _new_files(checkout: Checkout, overlays: Mapping[str, Entry]) -> Iterator[tuple[str, str]]:
+    """Files the user made in or below folders that are ours alone, and the overlay path that each belongs to."""
+    foreign = {str(parent) for path in checkout.tracked for parent in PurePosixPath(path).parents}
+    folders = {
+        str(PurePosixPath(path).parent): str(PurePosixPath(entry.source).parent)
+        for path, entry in overlays.items()
+        if entry.source is not None
+    }
+    listed = git(["ls-files", "-z", "--others", "--exclude-standard"], cwd=checkout.path)
+    for path in sorted(os.fsdecode(name) for name in listed.split(b"\0") if name):
+        file = checkout.path / path
+        if path in checkout.ledger.entries or path.endswith(_SCRAP) or file.is_symlink() or not file.is_file():
+            continue
+        home = next((parent for parent in map(str, PurePosixPath(path).parents) if parent in folders), None)
+        if home is not None and home not in foreign:
+            yield path, f"{folders[home]}/{PurePosixPath(path).relative_to(home)}"
+
+
+def _write_back(project: Project, back: Mapping[str, bytes]) -> None:
+    """All of the files or none, through the same transaction, kept in the project's own git directory."""
+    gitdir = own_gitdir(project)
+    if gitdir is None:
+        raise GraftError(
+            "this copy of graft is no git repository", where=str(project.root), remedy="git init, then adopt"
+        )
+    with flock.held(gitdir):
+        recover(project.root, gitdir)
+        commit(project.root, gitdir, [Write(source, content) for source, content in back.items()])

@@ -1,0 +1,1 @@
+"""Verbs with arguments of their own; each module has ``add_parser`` and ``run``."""

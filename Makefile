@@ -38,6 +38,7 @@ graft: engine
 	@$(ENGINE) apply.py $(UPSTREAMS) || test $$? -eq 3
 
 demo: graft
+	@$(ENGINE) apply.py status --reach
 	@$(BUILD_METHOD)
 	@$(ENGINE) -m demo
 

@@ -3,7 +3,7 @@
     python bench/hsa.py [--json]        in the environment of LLaMA-Factory, on the grafted checkout
 
 Three models with the same weights run in one process, in turn, on the same batch: plain SDPA under a finished causal
-4D mask, HSA as grafted, and the public way, which builds a bias in every layer. The order changes from round to round
+4D mask, HSA as grafted, and a naive HSA that builds its bias in every layer. The order changes from round to round
 and the figures are medians of paired ratios. The last line is one JSON object.
 """
 
@@ -69,7 +69,9 @@ def register_naive() -> None:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import sdpa_mask
 
-    def naive(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, semantic_ids: Any, **kwargs: Any) -> Any:
+    def naive(
+        module: Any, query: Any, key: Any, value: Any, attention_mask: Any, semantic_ids: Any, **kwargs: Any
+    ) -> Any:
         size = query.shape[2]
         place = torch.arange(size, device=query.device)
         distance = (place[:, None] - place[None, :]).abs().float()[None]
@@ -155,7 +157,10 @@ def main() -> None:
     if not options.json:
         for name, seconds in found["seconds"].items():
             print(f"{name:6} {1000 * seconds:8.1f} ms")
-        print(f"HSA takes {found['ratio']:.3f}x the time of plain SDPA (goal {GOAL}); the bias built in every layer ", end="")
+        print(
+            f"HSA takes {found['ratio']:.3f}x the time of plain SDPA (goal {GOAL}); the bias built in every layer ",
+            end="",
+        )
         print(f"takes {found['naive_ratio']:.3f}x")
     print(json.dumps(found))
 

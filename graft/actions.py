@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from graft import flock, git, pushguard, sources
+from graft import fetch, flock, git, pushguard, sources
 from graft.errors import BadInput, GraftError, Unreachable
 from graft.ledger import Ledger
 from graft.lock import Lock, Upstream
@@ -20,6 +20,7 @@ from graft.report import Report
 from graft.transaction import Recovered, commit, recover
 
 ATTEMPTS = "fetch.json"
+_PATIENCE = 15.0  # seconds that a source may take to say that it is there
 
 
 @dataclass
@@ -30,6 +31,7 @@ class Options:
     mirror: Path | None = None
     offline: bool = False
     link: bool = False
+    reach: bool = False
     progress: Callable[[str], None] = field(default=lambda text: None)
 
 
@@ -134,6 +136,22 @@ def _opened(project: Project, upstream: Upstream, found: sources.Obtained, repor
     if found.warning:
         report.warnings.append(found.warning)
     return Checkout(project.root, found.path, found.git_dir, upstream)
+
+
+def ask_source(project: Project, upstream: Upstream, options: Options) -> None:
+    """Asks the URL of an upstream that is not fetched whether it answers, and keeps the answer for ``status``."""
+    if _is_there(project.root / upstream.path):
+        return
+    remote = fetch.published(upstream, project.root)
+    options.progress(f"{upstream.name}: {remote.shown}")
+    try:
+        asked = ["ls-remote", "--exit-code", "--", remote.address, "HEAD"]
+        git.watch(asked, cwd=project.root, progress=lambda text: None, silence=_PATIENCE)
+    except GraftError as error:
+        tried = [sources.Attempt(remote.shown, error.what)]
+        _remember_attempt(project, upstream, sources.unreachable(upstream, tried, offline=False))
+    else:
+        _remember_attempt(project, upstream, None)
 
 
 def _say_why_absent(project: Project, upstream: Upstream, report: Report) -> None:

@@ -51,8 +51,8 @@ def adopt(project: Project, upstream: Upstream, options: Options) -> Report:
     return settled(report)
 
 
-def finish_adoption(project: Project) -> list[str]:
-    """Finishes or undoes what a killed ``adopt`` left in ``overlays/``; says what it did, nothing for nothing."""
+def finish_interrupted(project: Project) -> list[str]:
+    """Finishes or undoes what a killed ``adopt``, ``upgrade`` or ``init-pack`` left; says what it did."""
     gitdir = own_gitdir(project)
     if gitdir is None or not unfinished(gitdir):
         return []

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from graft import actions, adopt, doctor, views
+from graft import actions, adopt, bisect, doctor, survive, views
 from graft.actions import Options, Project
 from graft.errors import BadInput, Exit, GraftError, Several
 from graft.lock import Upstream
@@ -20,6 +20,7 @@ from graft.plan import load_packs
 from graft.report import Report
 from graft.show import show_doctor, show_report
 from graft.ui import Screen
+from graft.verbs import init_pack, newest, upgrade
 
 _ABOUT = """\
 Grafts the packs in patches/ and the modules in overlays/ onto the pinned upstreams.
@@ -49,7 +50,14 @@ _VERBS: dict[str, tuple[Verb, str]] = {
 }
 
 
-_ALL_VERBS = (*_VERBS, "doctor", "completion")
+_OWN: dict[str, tuple[Callable[..., object], Callable[[Project, argparse.Namespace, Screen], int]]] = {
+    "upgrade": (upgrade.add_parser, upgrade.run),
+    "newest": (newest.add_parser, newest.run),
+    "survive": (survive.add_parser, survive.run),
+    "bisect": (bisect.add_parser, bisect.run),
+    "init-pack": (init_pack.add_parser, init_pack.run),
+}
+_ALL_VERBS = (*_VERBS, *_OWN, "doctor", "completion")
 
 
 def parser(known: Sequence[str] | None = None) -> argparse.ArgumentParser:
@@ -66,6 +74,10 @@ def parser(known: Sequence[str] | None = None) -> argparse.ArgumentParser:
         if name == "apply":
             verb.add_argument("--mirror", type=Path, metavar="DIR", help="a folder of clones to fetch from first")
             verb.add_argument("--offline", action="store_true", help="use what is on this machine only")
+        if name == "status":
+            verb.add_argument("--reach", action="store_true", help="ask the sources of what is not fetched yet")
+    for add_parser, _ in _OWN.values():
+        add_parser(verbs)
     environment = _add(verbs, "doctor", "what each upstream's environment lacks, and the command that mends it", known)
     environment.add_argument("--python", type=Path, metavar="FILE", help="the interpreter to look at")
     completion = verbs.add_parser(
@@ -152,6 +164,13 @@ def _select(project: Project, options: argparse.Namespace) -> tuple[Upstream, ..
 
 def _run(root: Path, options: argparse.Namespace, screen: Screen) -> int:
     project = Project.open(root)
+    finished = adopt.finish_interrupted(project)
+    if finished:  # what was finished may have been the lock's own move
+        project = Project.open(root)
+    if options.verb in _OWN:
+        for line in finished:
+            screen.aside(f"note: {line}")
+        return _OWN[options.verb][1](project, options, screen)
     upstreams = _select(project, options)
     if options.verb == "doctor":
         return _doctor(project, upstreams, options, screen)
@@ -160,10 +179,10 @@ def _run(root: Path, options: argparse.Namespace, screen: Screen) -> int:
         mirror=getattr(options, "mirror", None),
         offline=getattr(options, "offline", False),
         link=getattr(options, "link", False),
+        reach=getattr(options, "reach", False),
         progress=screen.progress,
     )
     act = _VERBS[options.verb][0]
-    finished = adopt.finish_adoption(project)
     packs = _packs_of(project, upstreams, options)
     if options.verb in ("apply", "check"):
         _load_all(project, upstreams, packs)

@@ -14,6 +14,7 @@ import subprocess
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -55,6 +56,11 @@ class Commit:
     @property
     def day(self) -> str:
         return self.date[:10]
+
+    @property
+    def moment(self) -> float:
+        """Seconds since 1970, to order commits of different zones."""
+        return datetime.fromisoformat(self.date.replace("Z", "+00:00")).timestamp()
 
     def __str__(self) -> str:
         return f"{self.id[:10]} {self.day} {self.subject}"

@@ -15,6 +15,7 @@ from graft.source import Definition, blocks, semantic_fields
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _NAME = re.compile(r"[^\W\d]\w*")
 _VARIABLE = re.compile(r"\$\w+|__graft_var_\w+")
+_NOTHING = cst.SimpleStatementSuite(body=[cst.Pass()])
 _SUITES = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
@@ -76,7 +77,7 @@ def shape_of(node: cst.CSTNode) -> Shape:
         parts, kind = list(_head(node)), _kind(node)
     else:
         parts, kind = [node], _kind(node)
-    text = " ".join(code(part) for part in parts)
+    text = head_text(node) if isinstance(node, cst.BaseCompoundStatement) else " ".join(map(code, parts))
     is_open = bool(_VARIABLE.search(text)) or "..." in text
     text = _VARIABLE.sub(" ", text).replace("...", " ") if is_open else text
     calls, targets = set(), set()
@@ -88,15 +89,25 @@ def shape_of(node: cst.CSTNode) -> Shape:
         elif isinstance(inner, cst.AsName):
             targets |= set(_NAME.findall(code(inner.name)))
     drop = {name for name in (*calls, *targets) if name.startswith("__graft_var_")}
-    word = kind if isinstance(node, cst.BaseCompoundStatement) else ""
     return Shape(
         kind=kind,
-        tokens=tuple(([word] if word else []) + _TOKEN.findall(text)),
+        tokens=tuple(_TOKEN.findall(text)),
         calls=frozenset(calls - drop),
         targets=frozenset(targets - drop),
         names=Counter(_NAME.findall(text)),
         open=is_open,
     )
+
+
+def head_text(statement: cst.BaseCompoundStatement) -> str:
+    """A compound statement without its blocks."""
+    bare: dict[str, object] = {"leading_lines": ()}
+    if isinstance(statement, cst.Match):
+        return f"match {code(statement.subject)}:"
+    if isinstance(statement, cst.Try | cst.TryStar):
+        return "try:"
+    bare |= {name: empty for name, empty in (("body", _NOTHING), ("orelse", None)) if hasattr(statement, name)}
+    return code(statement.with_changes(**bare)).removesuffix("pass").rstrip()
 
 
 def _kind(node: cst.CSTNode) -> str:

@@ -140,7 +140,7 @@ def obtain(
                 tried.append(Attempt("registry archive", error.what))
             else:
                 return _placed(upstream, path, tree, kept, shown, (), tried)
-    raise _unreachable(upstream, tried, offline)
+    raise unreachable(upstream, tried, offline)
 
 
 def _standing(upstream: Upstream, path: Path) -> Obtained:
@@ -379,7 +379,7 @@ def _attach(upstream: Upstream, path: Path, kept: Path) -> Obtained:
     return Obtained(path, kept, f"the git directory kept in {kept}", True, absent)
 
 
-def _unreachable(upstream: Upstream, tried: list[Attempt], offline: bool) -> Unreachable:
+def unreachable(upstream: Upstream, tried: list[Attempt], offline: bool) -> Unreachable:
     lines = "".join(f"\n  - {attempt}" for attempt in tried)
     remedies = [
         f"git config --global url.file:///DIR/REPOSITORY.insteadOf {upstream.url}",

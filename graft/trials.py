@@ -7,7 +7,9 @@ depend on. A commit that changes one file costs that file.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from graft.bisect import Named, named
@@ -149,9 +151,10 @@ class Bench:
             self.history.commit(self.history.ends(span)[1])
         ]
         made = []
-        for number, commit in enumerate(commits, 1):
-            progress(f"{number} of {len(commits)}: {commit}")
-            made.append(self.trial(commit))
+        with _uncollected():
+            for number, commit in enumerate(commits, 1):
+                progress(f"{number} of {len(commits)}: {commit}")
+                made.append(self.trial(commit))
         return made
 
     def paths(self, span: str) -> set[str]:
@@ -245,6 +248,18 @@ class _Part:
     failures: list[Failure]
     moved: set[tuple[str, str]] = field(default_factory=set)
     digests: dict[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Syntax trees are millions of objects without a cycle: looking for cycles in them takes a third of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _failure(edit: Named, outcome: Outcome) -> Failure:

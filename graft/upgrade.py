@@ -9,6 +9,7 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from graft.actions import Options, Project, at_work, standing
@@ -113,7 +114,7 @@ def find(upstream: Upstream, ref: str, checkout: Checkout, options: Options) -> 
         )
     tried: list[str] = []
     for remote in _remotes(upstream, checkout, options):
-        commit_id = ref if _FULL.fullmatch(ref) else _resolve(ref, remote, checkout, tried)
+        commit_id = ref if _FULL.fullmatch(ref) else resolve(ref, remote, checkout.path, tried)
         if commit_id is None:
             continue
         wanted = replace(upstream, ref=ref, commit=commit_id)
@@ -140,9 +141,9 @@ def _remotes(upstream: Upstream, checkout: Checkout, options: Options) -> Iterat
         yield remote
 
 
-def _resolve(ref: str, remote: Remote, checkout: Checkout, tried: list[str]) -> str | None:
+def resolve(ref: str, remote: Remote, cwd: Path, tried: list[str]) -> str | None:
     """The commit id behind a branch or tag; an annotated tag's commit, not the tag's own id."""
-    asked = run(["ls-remote", "--", remote.address, ref, f"{ref}^{{}}"], cwd=checkout.path)
+    asked = run(["ls-remote", "--", remote.address, ref, f"{ref}^{{}}"], cwd=cwd)
     if asked.code != 0:
         tried.append(
             f"{remote.shown}: {asked.err.strip().splitlines()[-1] if asked.err.strip() else 'does not answer'}"

@@ -7,7 +7,17 @@ import re
 from collections.abc import Iterable, Sequence
 
 from graft import pushguard
-from graft.actions import Options, Project, apply, at_work, changed_lines, report_for, standing, unfinished
+from graft.actions import (
+    Options,
+    Project,
+    apply,
+    ask_source,
+    at_work,
+    changed_lines,
+    report_for,
+    standing,
+    unfinished,
+)
 from graft.errors import GraftError
 from graft.fsops import digest
 from graft.ledger import Entry, Ledger
@@ -22,6 +32,8 @@ def status(project: Project, upstream: Upstream, options: Options) -> Report:
     """What a checkout is: proven or not, grafted with what, edited where; every edit is looked for in the files."""
     report = report_for(upstream)
     try:
+        if options.reach:
+            ask_source(project, upstream, options)
         checkout = _look(project, upstream, report)
         if checkout is None:
             return report

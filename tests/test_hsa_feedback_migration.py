@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "llamafactory"))
 
-import tiny  # noqa: E402
+import tiny
 
 tiny.require()
 

@@ -11,7 +11,7 @@ PACK = Pack(
             "src/llamafactory/hparams/data_args.py",
             "DataArguments",
             add_field(
-                'use_feedback: bool = field(default=False, metadata={"help": "No loss up to the feedback token (SFT)."})',
+                'use_feedback: bool = field(default=False, metadata={"help": "No loss up to the feedback token."})',
                 why="the switch; a data argument, so that datasets' cache tells on from off",
             ),
             add_field(
@@ -69,7 +69,10 @@ PACK = Pack(
     overlays=["src/llamafactory/feedback"],
     ensures=[
         ensure(
-            SFT, "SupervisedDatasetProcessor._encode_data_example", "mark_before_feedback(...)", why="positions are kept"
+            SFT,
+            "SupervisedDatasetProcessor._encode_data_example",
+            "mark_before_feedback(...)",
+            why="positions are kept",
         ),
         ensure(
             SFT, "SupervisedDatasetProcessor._encode_data_example", "mask_before_feedback(...)", why="labels are masked"

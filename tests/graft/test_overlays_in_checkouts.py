@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.standins.packs import FILES
+from tests.standins.packs import FILES, SPEED
 from tests.standins.project import HOOKS, SOURCE, Project, everything
 from tests.standins.upstream import sh
 
@@ -21,6 +21,9 @@ def test_links_and_back(applied: Project) -> None:
     assert not os.path.isabs(os.readlink(link))
     assert applied.ok("status", "tool", "--json").json["upstreams"]["tool"]["state"] == "applied"
     applied.ok("check", "--link")
+    applied.write("patches/tool/speed.py", SPEED.replace("speed: bool = False", "speed: bool = True"))
+    assert applied.ok("tool", "--link", "--json").json["upstreams"]["tool"]["wrote"] == ["src/tool/config.py"]
+    applied.write("patches/tool/speed.py", SPEED)
     link.write_bytes(link.read_bytes() + b"# through the link\n")
     assert (applied.root / SOURCE).read_bytes().endswith(b"# through the link\n")
     applied.write(SOURCE, FILES[SOURCE])

@@ -46,41 +46,45 @@ def test_head_elsewhere_is_refused_and_left_alone(applied: Project) -> None:
     assert everything(applied.root) == before
 
 
+def newer(project: Project, place: Path, old: bytes, new: bytes) -> Pin:
+    """A later commit of tool, in which its model has other bytes."""
+    pin = project.pins["tool"]
+    sh("clone", "-q", str(pin.place), str(place), cwd=place.parent)
+    commit = commit_files(place, {"src/tool/model.py": TOOL["src/tool/model.py"].replace(old, new)})
+    return Pin(place, commit, sh("rev-parse", "HEAD^{tree}", cwd=place))
+
+
 def test_the_way_to_a_new_pin(applied: Project, tmp_path: Path) -> None:
-    pin = applied.pins["tool"]
-    newer = tmp_path / "newer"
-    sh("clone", "-q", str(pin.place), str(newer), cwd=tmp_path)
-    commit = commit_files(
-        newer, {"src/tool/model.py": TOOL["src/tool/model.py"].replace(b"# compiled last", b"# built")}
-    )
-    tree = sh("rev-parse", "HEAD^{tree}", cwd=newer)
-    moved = Pin(newer, commit, tree)
-    applied.write("upstream.lock", "format = 1\n" + table("tool", moved, ["speed", "notes"]))
+    pin = newer(applied, tmp_path / "newer", b"# compiled last", b"# built")
+    applied.write("upstream.lock", "format = 1\n" + table("tool", pin, ["speed", "notes"]))
     for verb in ("apply", "check", "status"):
         ran = applied.run(verb, "tool")
         assert ran.code == (4 if verb == "check" else 1)
         assert "python apply.py revert tool" in ran.out
     applied.ok("revert", "tool")
     assert applied.is_pristine()
-    sh("fetch", "-q", str(newer), commit, cwd=applied.at("tool"))
-    sh("checkout", "-q", "--detach", commit, cwd=applied.at("tool"))
+    sh("fetch", "-q", str(pin.place), pin.commit, cwd=applied.at("tool"))
+    sh("checkout", "-q", "--detach", pin.commit, cwd=applied.at("tool"))
     applied.ok("tool")
     assert b"# built" in applied.read(MODEL)
     assert b"hurry(model)" in applied.read(MODEL)
 
 
-def test_graft_carried_to_a_new_pin_by_a_forced_checkout(applied: Project) -> None:
-    """``git checkout -f`` drops the edits and keeps the overlay files; nothing of the old pin comes back."""
-    text = TOOL["src/tool/model.py"].replace(b"    return model\n\n", b"    return model  # as built\n\n")
-    commit = commit_files(applied.at("tool"), {"src/tool/model.py": text})
-    tree = sh("rev-parse", "HEAD^{tree}", cwd=applied.at("tool"))
-    applied.write(
-        "upstream.lock",
-        "format = 1\n" + table("tool", Pin(applied.pins["tool"].place, commit, tree), ["speed", "notes"]),
-    )
-    sh("checkout", "-qf", commit, cwd=applied.at("tool"))
-    applied.run("tool")
-    assert b"# as built" in applied.read(MODEL)
+def test_graft_carried_to_a_new_pin_by_a_forced_checkout(applied: Project, tmp_path: Path) -> None:
+    """``git checkout -f`` drops the edits and keeps the overlay files; nothing of the old pin comes back.
+
+    The new pin has a line of its own where graft's was, which against the old pin is a collision.
+    """
+    theirs = b"    hurry(model, fast=True)\n    return model\n"
+    pin = newer(applied, tmp_path / "newer", b"    return model\n", theirs)
+    applied.write("upstream.lock", "format = 1\n" + table("tool", pin, ["speed", "notes"]))
+    sh("fetch", "-q", str(pin.place), pin.commit, cwd=applied.at("tool"))
+    sh("checkout", "-qf", "--detach", pin.commit, cwd=applied.at("tool"))
+    applied.ok("tool")
+    ours = b"    hurry(model, fast=True)\n    hurry(model)\n    return model\n"
+    assert applied.read(MODEL) == AFTER_BOTH["src/tool/model.py"].replace(b"    hurry(model)\n    return model\n", ours)
+    applied.ok("revert", "tool")
+    assert applied.tree() == pin.tree
 
 
 def test_one_upstream_failing_does_not_stop_the_others(fetched: Project) -> None:

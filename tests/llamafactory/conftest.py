@@ -7,6 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "upstream_heavy: native runs of the upstream's own commands, minutes long")
 

@@ -1,6 +1,7 @@
 """Feedback masking against a reference that looks at where each token stands in the untruncated sample."""
 
 import random
+from itertools import pairwise
 
 import pytest
 import tiny
@@ -14,7 +15,6 @@ from llamafactory.data.processor.supervised import (  # noqa: E402
 from llamafactory.data.template import TEMPLATES  # noqa: E402
 from llamafactory.feedback.masking import feedback_token_id  # noqa: E402
 from llamafactory.hparams import DataArguments  # noqa: E402
-
 from test_hsa_types import examples, typed  # noqa: E402
 
 FEEDBACK = "<|feedback|>"
@@ -24,7 +24,10 @@ def processor(on=True, hsa=False, cls=SupervisedDatasetProcessor, name="qwen3_no
     arguments = DataArguments(**({"cutoff_len": 4096, "template": "default"} | changes), use_feedback=on)
     arguments.semantic_ids = hsa
     return cls(
-        template=TEMPLATES[name], tokenizer=tiny.tokenizer(extra=(FEEDBACK, *extra)), processor=None, data_args=arguments
+        template=TEMPLATES[name],
+        tokenizer=tiny.tokenizer(extra=(FEEDBACK, *extra)),
+        processor=None,
+        data_args=arguments,
     )
 
 
@@ -94,8 +97,10 @@ def test_a_token_that_truncation_cut_off_still_masks_what_preceded_it(where, mas
     """
     unique = tuple(f"<u{n}>" for n in range(80))
     content = ["".join(unique[20 * n : 20 * n + 20]) for n in range(4)]
-    content[where] = content[where][: content[where].index(unique[20 * where + 15])] + FEEDBACK + "".join(
-        unique[20 * where + 15 : 20 * where + 20]
+    content[where] = (
+        content[where][: content[where].index(unique[20 * where + 15])]
+        + FEEDBACK
+        + "".join(unique[20 * where + 15 : 20 * where + 20])
     )
     cut_off = 0
     for cutoff in range(6, 130, 3):
@@ -156,7 +161,7 @@ def test_it_holds_within_each_packed_part(neat, hsa):
     parts = 0
     for ids, labels, where in zip(packed["input_ids"], packed["labels"], packed["position_ids"], strict=True):
         starts = [i for i, place in enumerate(where) if place == 0] + [len(ids)]
-        for start, end in zip(starts, starts[1:]):
+        for start, end in pairwise(starts):
             if tuple(ids[start:end]) in known:
                 assert labels[start:end] == known[tuple(ids[start:end])]
                 parts += 1

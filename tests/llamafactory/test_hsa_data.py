@@ -27,7 +27,7 @@ def align(rows, info, on=True, tmp_path=None, streaming=False):
     data = Dataset.from_list(rows)
     if streaming:
         data = data.to_iterable_dataset()
-    training = Seq2SeqTrainingArguments(output_dir="/tmp/unused", report_to="none")
+    training = Seq2SeqTrainingArguments(output_dir="unused", report_to="none")
     return list(align_dataset(data, attr, arguments, training))
 
 
@@ -74,7 +74,14 @@ def test_numbers_are_not_names():
 
 
 def test_the_key_can_be_named():
-    rows = [{"conversations": [{"from": "human", "value": "a", "kind": "NOISE"}, {"from": "gpt", "value": "b", "kind": "LANDMARK"}]}]
+    rows = [
+        {
+            "conversations": [
+                {"from": "human", "value": "a", "kind": "NOISE"},
+                {"from": "gpt", "value": "b", "kind": "LANDMARK"},
+            ]
+        }
+    ]
     tags = {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"}
     named = SHAREGPT | {"tags": tags | {"semantic_tag": "kind"}}
     assert types_of(align(rows, named)[0]) == [2, 1]
@@ -85,7 +92,7 @@ def test_the_key_can_be_named():
 def test_a_system_message_is_global():
     assert types_of(align([sharegpt("NOISE", "LANDMARK", system="GLOBAL_CONDITION")], SHAREGPT)[0]) == [2, 1]
     assert types_of(align([sharegpt("NOISE", "LANDMARK", system=None)], SHAREGPT)[0]) == [2, 1]
-    with pytest.raises(ValueError, match="Sample 0 .*a system message is GLOBAL_CONDITION, got 'NOISE'"):
+    with pytest.raises(ValueError, match=r"Sample 0 .*a system message is GLOBAL_CONDITION, got 'NOISE'"):
         align([sharegpt("NOISE", "LANDMARK", system="NOISE")], SHAREGPT)
 
 
@@ -94,7 +101,11 @@ def openai(*turns):
 
 
 def test_merged_tool_messages_take_the_most_visible_type():
-    rows = [openai(("user", "LANDMARK"), ("assistant", "NOISE"), ("tool", "NOISE"), ("tool", "KEY_EVENT"), ("assistant", None))]
+    rows = [
+        openai(
+            ("user", "LANDMARK"), ("assistant", "NOISE"), ("tool", "NOISE"), ("tool", "KEY_EVENT"), ("assistant", None)
+        )
+    ]
     assert types_of(align(rows, OPENAI)[0]) == [1, 2, 1, 0]
     rows = [openai(("system", None), ("user", None), ("assistant", None), ("tool", "NOISE"), ("assistant", "LANDMARK"))]
     assert types_of(align(rows, OPENAI)[0]) == [0, 0, 2, 1]
@@ -132,7 +143,9 @@ def test_typed_plain_and_alpaca_data_mix(text_model, data_folder, tmp_path):
 
 
 def test_streamed_data_carries_types(text_model, data_folder, tmp_path):
-    data = load(text_model, data_folder, tmp_path, dataset="typed", use_hsa=True, streaming=True, dataloader_num_workers=1)
+    data = load(
+        text_model, data_folder, tmp_path, dataset="typed", use_hsa=True, streaming=True, dataloader_num_workers=1
+    )
     row = next(iter(data))
     assert len(row["semantic_ids"]) == len(row["input_ids"])
     assert set(row["semantic_ids"]) == {0, 1, 2}
@@ -151,14 +164,24 @@ def test_on_and_off_never_share_a_cache_entry(text_model, data_folder, tmp_path)
 
 def features(*lengths):
     return [
-        {"input_ids": [20 + n] * n, "attention_mask": [1] * n, "labels": [20] * n, "semantic_ids": [n % 3] * n, "images": None}
+        {
+            "input_ids": [20 + n] * n,
+            "attention_mask": [1] * n,
+            "labels": [20] * n,
+            "semantic_ids": [n % 3] * n,
+            "images": None,
+        }
         for n in lengths
     ]
 
 
 def collator(cls=MultiModalDataCollatorForSeq2Seq, side="right", model=None, multiple=None, **more):
     return cls(
-        tokenizer=tiny.tokenizer(side), template=TEMPLATES["qwen3_nothink"], model=model, pad_to_multiple_of=multiple, **more
+        tokenizer=tiny.tokenizer(side),
+        template=TEMPLATES["qwen3_nothink"],
+        model=model,
+        pad_to_multiple_of=multiple,
+        **more,
     )
 
 
@@ -205,10 +228,17 @@ def test_fake_tokens_of_the_collator_count_as_padding(side):
 
 def test_neat_packing_hands_the_parts_to_hsa():
     rows = [
-        {"input_ids": [20] * 6, "attention_mask": [1, 1, 2, 2, 2, 0], "labels": [20] * 6, "semantic_ids": [0, 1, 2, 0, 1, 2],
-         "position_ids": [0, 1, 0, 1, 2, 0]}
-    ]  # fmt: skip
-    made = collator(SFTDataCollatorWith4DAttentionMask, neat_packing=True, block_diag_attn=True, attn_implementation="hsa")
+        {
+            "input_ids": [20] * 6,
+            "attention_mask": [1, 1, 2, 2, 2, 0],
+            "labels": [20] * 6,
+            "semantic_ids": [0, 1, 2, 0, 1, 2],
+            "position_ids": [0, 1, 0, 1, 2, 0],
+        }
+    ]
+    made = collator(
+        SFTDataCollatorWith4DAttentionMask, neat_packing=True, block_diag_attn=True, attn_implementation="hsa"
+    )
     for _ in range(2):
         batch = made([dict(row) for row in rows])
         assert batch["semantic_segments"].tolist() == [[1, 1, 2, 2, 2, 0]]
@@ -219,7 +249,9 @@ def test_neat_packing_hands_the_parts_to_hsa():
 def test_off_the_collator_is_upstreams():
     rows = [{k: v for k, v in row.items() if k != "semantic_ids"} for row in features(4, 6)]
     assert set(collator()([dict(r) for r in rows])) == {"input_ids", "attention_mask", "labels"}
-    made = collator(SFTDataCollatorWith4DAttentionMask, neat_packing=True, block_diag_attn=True, attn_implementation="sdpa")
+    made = collator(
+        SFTDataCollatorWith4DAttentionMask, neat_packing=True, block_diag_attn=True, attn_implementation="sdpa"
+    )
     assert made([dict(r) for r in rows])["attention_mask"].shape == (2, 1, 6, 6)
 
 

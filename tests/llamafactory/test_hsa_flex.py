@@ -8,10 +8,9 @@ tiny.require()
 import torch  # noqa: E402
 from llamafactory.hsa.bias import HSARule  # noqa: E402
 from llamafactory.hsa.flex import flex_mask, hsa_mask_mod, hsa_score_mod, slopes  # noqa: E402
-from transformers.masking_utils import causal_mask_function  # noqa: E402
-
 from test_hsa_bias import MASKED, expected  # noqa: E402
 from test_hsa_models import batch, positions  # noqa: E402
+from transformers.masking_utils import and_masks, causal_mask_function  # noqa: E402
 
 
 @pytest.mark.parametrize("policy", ["distance", "hierarchical"])
@@ -21,11 +20,12 @@ def test_mask_and_score_functions_pointwise(policy, start):
     types = batch(seed=9, length=keys)[1]
     rule = HSARule(policy, 0.02, 0.4, 3)
     queries = types[:, start:]
-    mask_mod = hsa_mask_mod(causal_mask_function, types, queries, rule, start)
+    allowed = and_masks(causal_mask_function, lambda b, h, q, k: k >= 2)  # two tokens of left padding
+    mask_mod = hsa_mask_mod(allowed, types, queries, rule, start)
     score_mod = hsa_score_mod(slopes(types, rule), start)
     score = torch.tensor(1.5, dtype=torch.float64)
     for b in range(2):
-        seen = [[j <= start + i for j in range(keys)] for i in range(keys - start)]
+        seen = [[2 <= j <= start + i for j in range(keys)] for i in range(keys - start)]
         row = types[b].tolist()
         wanted = expected(seen, row, row[start:], policy, 0.02, 0.4, 3, start)
         for i, line in enumerate(wanted):

@@ -6,7 +6,6 @@ import tiny
 tiny.require()
 
 import torch  # noqa: E402
-
 from test_hsa_models import FAMILIES, batch, lora, positions  # noqa: E402
 
 STEPS = 9
@@ -89,7 +88,7 @@ def test_beam_search_with_a_cache_is_beam_search_without():
 
 
 def test_a_cached_step_by_hand_takes_the_types_so_far():
-    ids, mask, types = prompt()
+    ids, _, types = prompt()
     model = tiny.patched("llama")
     whole = model(input_ids=ids[1:], semantic_ids=types[1:]).logits
     first = model(input_ids=ids[1:, :10], semantic_ids=types[1:, :10], use_cache=True)

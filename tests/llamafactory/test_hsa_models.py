@@ -10,7 +10,6 @@ tiny.require()
 import torch  # noqa: E402
 from llamafactory.hsa.attention import hsa_attention  # noqa: E402
 from llamafactory.model.hsa_patch import apply_hsa_patch  # noqa: E402
-
 from test_hsa_bias import expected  # noqa: E402
 
 FAMILIES = (*tiny.TEXT_FAMILIES, *tiny.VISION_FAMILIES)
@@ -30,7 +29,9 @@ def eager_bias_model(family, ids, types, attention_mask, policy="distance", **co
     window = 6 if family == "mistral_sliding" else length
     masks = []
     for b in range(len(ids)):
-        seen = [[bool(attention_mask[b, j]) and j <= i and i - j < window for j in range(length)] for i in range(length)]
+        seen = [
+            [bool(attention_mask[b, j]) and j <= i and i - j < window for j in range(length)] for i in range(length)
+        ]
         row = types[b].tolist()
         loop = expected(seen, row, row, policy, 0.05, 0.5, 3, 0)
         lowest = torch.finfo(torch.float32).min

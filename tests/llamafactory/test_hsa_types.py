@@ -2,6 +2,7 @@
 
 import json
 from copy import copy
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -178,11 +179,11 @@ def test_tools_are_global_and_functions_and_observations_have_their_own_types():
         examples([messages], "ssss", json.dumps([TOOL]))
     )
     text = "".join("GLN"[t] for t in out["semantic_ids"][0])
-    blocks = [text[0]] + [b for a, b in zip(text, text[1:]) if a != b]
+    blocks = [text[0]] + [b for a, b in pairwise(text) if a != b]
     assert "".join(blocks) == "GLNL", "system and tools, user, call and its result, answer"
     decoded = [tok.decode([i]) for i in out["input_ids"][0]]
-    assert "".join(d for d, c in zip(decoded, text) if c == "G").endswith("</tools>" + TAIL)
-    noise = "".join(d for d, c in zip(decoded, text) if c == "N")
+    assert "".join(d for d, c in zip(decoded, text, strict=True) if c == "G").endswith("</tools>" + TAIL)
+    noise = "".join(d for d, c in zip(decoded, text, strict=True) if c == "N")
     assert noise.startswith("<|im_start|>assistant\n")
     assert "<tool_response>\noooo\n</tool_response><|im_end|>\n" in noise
 
@@ -257,13 +258,15 @@ def test_packed_rows_are_their_samples_and_padding(name, neat):
     samples = [typed([f"a{n}" * (n + 1), "b" * (2 * n + 1)], [n % 3, (n + 1) % 3]) for n in range(7)]
     alone = processor(TEMPLATES[name], tok).preprocess_dataset(examples(samples))
     known = {tuple(i): s for i, s in zip(alone["input_ids"], alone["semantic_ids"], strict=True)}
-    made = processor(TEMPLATES[name], tok, PackedSupervisedDatasetProcessor, cutoff_len=100, packing=True, neat_packing=neat)
+    made = processor(
+        TEMPLATES[name], tok, PackedSupervisedDatasetProcessor, cutoff_len=100, packing=True, neat_packing=neat
+    )
     packed = made.preprocess_dataset(examples(samples))
     parts = 0
     for ids, got, places in zip(packed["input_ids"], packed["semantic_ids"], packed["position_ids"], strict=True):
         assert len(ids) == len(got) == made.data_args.cutoff_len + 1
         starts = [i for i, p in enumerate(places) if p == 0] + [len(ids)]
-        for start, end in zip(starts, starts[1:]):
+        for start, end in pairwise(starts):
             if ids[start:end] == [tok.pad_token_id] and places[start] == 0:
                 assert got[start] == 2
             else:

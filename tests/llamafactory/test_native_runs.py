@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -27,7 +28,9 @@ def unpatched(tmp_path_factory):
 
 
 @pytest.mark.upstream_heavy
-@pytest.mark.parametrize("extra", [{}, {"neat_packing": True}, {"val_size": 4, "eval_strategy": "steps", "eval_steps": 5}])
+@pytest.mark.parametrize(
+    "extra", [{}, {"neat_packing": True}, {"val_size": 4, "eval_strategy": "steps", "eval_steps": 5}]
+)
 def test_patched_but_off_is_the_upstream_bit_for_bit(unpatched, text_model, data_folder, tmp_path, extra):
     found = []
     for name, src in (("before", unpatched / "src"), ("after", tiny.SRC)):
@@ -78,7 +81,9 @@ def test_both_switches_packed_with_images_train(family, dataset, data_folder, tm
 def test_images_unpacked_train(data_folder, tmp_path):
     pytest.importorskip("torchvision", reason="torchvision is not installed")
     folder = tiny.save_vision_model(tmp_path / "model")
-    given = tiny.settings(folder, data_folder, tmp_path / "on", dataset="images,typed", template="qwen2_vl", use_hsa=True)
+    given = tiny.settings(
+        folder, data_folder, tmp_path / "on", dataset="images,typed", template="qwen2_vl", use_hsa=True
+    )
     falls(tiny.train(given | {"use_feedback": True, "learning_rate": 3.0e-3}))
 
 
@@ -107,7 +112,9 @@ def test_prediction_generates_from_typed_prompts(text_model, data_folder, tmp_pa
         pytest.importorskip(name, reason=f"LLaMA-Factory's prediction metrics need {name}")
     texts = []
     for on in (True, False):
-        given = tiny.settings(text_model, data_folder, tmp_path / str(on), eval_dataset="typed", use_hsa=on, do_train=False)
+        given = tiny.settings(
+            text_model, data_folder, tmp_path / str(on), eval_dataset="typed", use_hsa=on, do_train=False
+        )
         given |= {"do_predict": True, "predict_with_generate": True, "max_new_tokens": 12, "hsa_policy": "hierarchical"}
         given |= {"per_device_eval_batch_size": 4, "hsa_lambda_landmark": 0.5, "do_sample": False, "num_beams": 2}
         del given["dataset"]
@@ -125,11 +132,51 @@ def test_upstreams_own_tests_give_the_same_results(unpatched, tmp_path):
     for name, folder in (("before", unpatched), ("after", CHECKOUT)):
         path = [str(folder / "src"), tiny.stub_path(), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in path if p), "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "--rootdir", str(folder), "tests"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-rA",
+            "-p",
+            "no:cacheprovider",
+            "--rootdir",
+            str(folder),
+            "tests",
+        ]
         ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=folder)
-        lines = [line.split(" - ")[0] for line in ran.stdout.splitlines() if line.startswith(("PASSED", "FAILED", "ERROR", "SKIPPED"))]
+        lines = [
+            line.split(" - ")[0]
+            for line in ran.stdout.splitlines()
+            if line.startswith(("PASSED", "FAILED", "ERROR", "SKIPPED"))
+        ]
         outcomes.append(sorted(line.replace(str(folder), "") for line in lines))
         print(name, ran.stdout.splitlines()[-1])
     assert sum(line.startswith("PASSED") for line in outcomes[0]) > 40
     assert any("PASSED tests/data/test_converter.py" in line for line in outcomes[0])
     assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.upstream_heavy
+@pytest.mark.parametrize("pack", ["hsa", "feedback"])
+def test_each_pack_works_alone(pack, text_model, data_folder, tmp_path):
+    """The checkout's HEAD with one pack: it trains with that switch, and has no trace of the other."""
+    own = tiny.ROOT / ".venvs" / "engine" / "bin" / "python"
+    engine = os.environ.get("GRAFT_ENGINE_PYTHON") or (str(own) if own.exists() else sys.executable)
+    if subprocess.run([engine, "-c", "import libcst, shtab"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("the engine's libraries (requirements.txt) are not installed")
+    root = tmp_path / "project"
+    root.mkdir()
+    for name in ("apply.py", "upstream.lock"):
+        shutil.copy(tiny.ROOT / name, root / name)
+    for name in ("graft", "patches", "overlays"):
+        shutil.copytree(tiny.ROOT / name, root / name)
+    checkout = root / "upstreams" / "LLaMA-Factory"
+    if subprocess.run(["git", "clone", "-q", str(CHECKOUT), str(checkout)], check=False).returncode != 0:
+        pytest.skip(f"{CHECKOUT} is no git checkout")
+    command = [engine, "apply.py", "apply", "LLaMA-Factory", "--pack", pack]
+    ran = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert sorted(f for f in ("hsa", "feedback") if (checkout / "src" / "llamafactory" / f).exists()) == [pack]
+    given = tiny.settings(text_model, data_folder, tmp_path / "on", dataset="typed", neat_packing=True)
+    falls(tiny.train(given | {f"use_{pack}": True}, src=checkout / "src"))

@@ -1,4 +1,4 @@
-"""The switches as real arguments: defaults, help, values, and combinations that are refused before anything is loaded."""
+"""The switches as real arguments: defaults, help, values, and what is refused before anything is loaded."""
 
 import pytest
 import tiny

@@ -116,7 +116,9 @@ def model(family: str, **changes: Any) -> Any:
     elif family == "qwen2_5_vl":
         vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64}
         vision["fullatt_block_indexes"] = [1]
-        config = t.Qwen2_5_VLConfig(text_config=text | {"rope_parameters": MROPE}, vision_config=vision, **VISION_TOKENS)
+        config = t.Qwen2_5_VLConfig(
+            text_config=text | {"rope_parameters": MROPE}, vision_config=vision, **VISION_TOKENS
+        )
         made = t.Qwen2_5_VLForConditionalGeneration(config)
     elif family == "qwen3_vl":
         vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64}
@@ -176,7 +178,9 @@ def save_vision_model(folder: Path, family: str = "qwen2_5_vl") -> Path:
     return folder
 
 
-def conversations(count: int = 24, typed: bool = True, feedback: bool = True, image: bool = False) -> list[dict[str, Any]]:
+def conversations(
+    count: int = 24, typed: bool = True, feedback: bool = True, image: bool = False
+) -> list[dict[str, Any]]:
     """ShareGPT samples of two turns with a system message; types and feedback tokens in some of them."""
     rows = []
     for i in range(count):

@@ -1,9 +1,9 @@
 """What the feedback switch needs and what it cannot be combined with."""
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..extras.misc import has_tokenized_data
-
 
 if TYPE_CHECKING:
     from ..hparams import DataArguments, FinetuningArguments, ModelArguments
@@ -41,7 +41,7 @@ def resolve_feedback(
                 "descriptions must match one to one."
             )
 
-        model_args.add_special_tokens = special + [token]
+        model_args.add_special_tokens = [*special, token]
 
     if model_args.quantization_bit is not None and not _has_token(model_args, token):
         raise ValueError(
@@ -95,7 +95,7 @@ def _check_tokenized(model_args: "ModelArguments", data_args: "DataArguments") -
             found = True
             positions = row.get("position_ids")
             bounds = [0, len(ids)] if positions is None else [*np.flatnonzero(np.asarray(positions) == 0), len(ids)]
-            for start, end in zip(bounds, bounds[1:]):
+            for start, end in pairwise(bounds):
                 hits = np.flatnonzero(ids[start:end] == token_id)
                 if len(hits) and (labels[start : start + hits[0] + 1] != IGNORE_INDEX).any():
                     raise ValueError(f"Labels before {data_args.feedback_token!r} are not masked on disk. {remedy}")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from ..extras import logging
 from ..extras.constants import IGNORE_INDEX
 
-
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizer
 
@@ -112,4 +111,4 @@ def drop_unlabelled(processor: "DatasetProcessor", model_inputs: dict[str, list[
         dropped = len(keep) - sum(keep)
         logger.warning_rank0(f"Dropped {dropped} of {len(keep)} rows: no label follows their feedback token.")
         for name, column in model_inputs.items():
-            model_inputs[name] = [value for value, kept in zip(column, keep) if kept]
+            model_inputs[name] = [value for value, kept in zip(column, keep, strict=True) if kept]

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-
 if TYPE_CHECKING:
     from ..hparams import DataArguments, FinetuningArguments, ModelArguments
 

@@ -25,7 +25,6 @@ from .bias import HSARule, additive_mask
 from .flex import BlockMask, flex_forward, flex_mask
 from .types import SemanticType
 
-
 ATTENTION_NAME = "hsa"
 FLEX_BLOCK = 128
 
@@ -124,9 +123,7 @@ def hsa_mask(batch_size: int, kv_length: int, kv_offset: int = 0, **kwargs: Any)
         if forward.segments is not None:
             allowed = and_masks(allowed, packed_sequence_mask_function(forward.segments))
 
-        return flex_mask(
-            allowed, forward.key_types(0, kv_length), forward.query_types(), forward.rule, forward.start
-        )
+        return flex_mask(allowed, forward.key_types(0, kv_length), forward.query_types(), forward.rule, forward.start)
 
     plain = {**kwargs, "allow_is_causal_skip": False}
     allowed = sdpa_mask(batch_size=batch_size, kv_length=kv_length, kv_offset=kv_offset, **plain)
@@ -149,7 +146,9 @@ def hsa_attention(
     """
     for name in ("softcap", "s_aux"):
         if kwargs.get(name) is not None:
-            raise ValueError(f"HSA does not support `{name}` attention ({type(module).__name__}): set `use_hsa: false`.")
+            raise ValueError(
+                f"HSA does not support `{name}` attention ({type(module).__name__}): set `use_hsa: false`."
+            )
 
     if isinstance(attention_mask, BlockMask):
         return flex_forward(module, query, key, value, attention_mask, **kwargs)

@@ -7,7 +7,6 @@ import torch
 from ..extras import logging
 from .types import PAD_TYPE
 
-
 if TYPE_CHECKING:
     from ..data.collator import MultiModalDataCollatorForSeq2Seq
 
@@ -29,10 +28,10 @@ def take_semantic_ids(
     missing = sum(row is None for row in rows)
     model = getattr(collator, "model", None)
     enabled = getattr(model, "hsa_rule", None) is not None
-    if enabled and missing or 0 < missing < len(rows):
+    if (enabled and missing) or 0 < missing < len(rows):
         raise ValueError(
-            f"HSA is on, but {missing} of {len(rows)} samples in a batch have no `semantic_ids`: the data was tokenized "
-            "with `use_hsa: false`. Remove `tokenized_path` (or that folder) and tokenize it again."
+            f"HSA is on, but {missing} of {len(rows)} samples in a batch have no `semantic_ids`: the data was "
+            "tokenized with `use_hsa: false`. Remove `tokenized_path` (or that folder) and tokenize it again."
         )
 
     if missing:

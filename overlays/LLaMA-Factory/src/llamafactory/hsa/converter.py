@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from .types import DEFAULT_TAG, SemanticType, parse_semantic_type
 
-
 if TYPE_CHECKING:
     from ..data.converter import DatasetConverter
 
@@ -50,7 +49,7 @@ class SemanticConverter:
                 f"{len(response)} response messages; HSA cannot tell which is which."
             )
 
-        for message, semantic_type in zip(prompt, types):
+        for message, semantic_type in zip(prompt, types, strict=False):
             message["semantic_type"] = semantic_type
 
         for message in response:

@@ -11,7 +11,6 @@ from transformers.utils import is_torch_flex_attn_available
 from .bias import HSARule
 from .types import SemanticType
 
-
 if is_torch_flex_attn_available():
     from torch.nn.attention.flex_attention import BlockMask, flex_attention
 else:  # torch < 2.5: the additive mask serves every device
@@ -95,7 +94,9 @@ def flex_forward(
     Compiled on CUDA. On a CPU it runs eagerly and has no backward.
     """
     if dropout > 0.0:
-        raise ValueError("FlexAttention has no dropout: set the model's `attention_dropout` to 0, or hsa_backend: sdpa.")
+        raise ValueError(
+            "FlexAttention has no dropout: set the model's `attention_dropout` to 0, or hsa_backend: sdpa."
+        )
 
     options = {
         "score_mod": block_mask.hsa_score_mod,

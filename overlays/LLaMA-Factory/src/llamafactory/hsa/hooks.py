@@ -84,7 +84,7 @@ class BackboneHook:
 
         types = types[:, : start + length]
         segments = None if segments is None else segments.to(device=tokens.device, dtype=torch.long)
-        flex = self.backend == "flex" or self.backend == "auto" and tokens.device.type == "cuda"
+        flex = self.backend == "flex" or (self.backend == "auto" and tokens.device.type == "cuda")
         forward = TypedForward(self.rule, types, segments, start, length, flex)
         dtype = tokens.dtype if tokens.is_floating_point() else module.get_input_embeddings().weight.dtype
         self._replace_ready_mask(kwargs, forward, compute_dtype(dtype, tokens.device))

@@ -9,8 +9,7 @@ import copy
 import re
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Union
-
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizer
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from ..data.template import Template
 
 Owner = Literal["global", "message", "answer"]
-Element = Union[str, set[str], dict[str, str]]
+Element = str | set[str] | dict[str, str]
 Position = tuple[int, int]  # element, character in it
 
 _PROBE = "\ue000content\ue000"
@@ -100,7 +99,9 @@ def _answer_start(
     texts = [text for text, _ in units]
     size = len(end_of_turn)
     matches = (i + size for i in range(len(texts) - size + 1) if size and texts[i : i + size] == end_of_turn)
-    common = next((i for i, (a, b) in enumerate(zip(texts, end_of_turn)) if a != b), min(len(texts), size))
+    common = next(
+        (i for i, (a, b) in enumerate(zip(texts, end_of_turn, strict=False)) if a != b), min(len(texts), size)
+    )
     place = next(matches, common)
     return units[place][1] if place < len(units) else (len(elements), 0)
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from .spans import prompt_layouts, token_owners
 from .types import PAD_TYPE, SemanticType
 
-
 if TYPE_CHECKING:
     from ..data.processor.processor_utils import DatasetProcessor
 
@@ -26,7 +25,9 @@ class SemanticToken(int):
 def _tag(token: int, semantic: int) -> int:
     """``token`` with its type; another method's own mark on the id stays on it."""
     if token is None:
-        raise ValueError("The tokenizer does not know a special token that the template uses: add it, or choose another.")
+        raise ValueError(
+            "The tokenizer does not know a special token that the template uses: add it, or choose another."
+        )
 
     tagged = SemanticToken(token) if type(token) is int else token
     tagged.semantic = semantic
@@ -55,7 +56,7 @@ def _typed_template(
         answer = _type_of(messages[i + 1]) if i + 1 < len(messages) else int(SemanticType.GLOBAL_CONDITION)
         types = {"global": int(SemanticType.GLOBAL_CONDITION), "message": own, "answer": answer}
         ids, owners = token_owners(elements, layouts[i // 2], template, tokenizer)
-        return [_tag(token, types[owner]) for token, owner in zip(ids, owners)]
+        return [_tag(token, types[owner]) for token, owner in zip(ids, owners, strict=True)]
 
     typed = copy.copy(template)
     typed._convert_elements_to_ids = convert
@@ -63,11 +64,11 @@ def _typed_template(
 
 
 def _transfer(plain: list[int], typed: list[int], rest: int) -> list[int]:
-    """Types of ``typed`` on the ids of ``plain``; what the template put in without text (empty thoughts) is ``rest``."""
+    """Types of ``typed`` on the ids of ``plain``; what the template itself put in (empty thoughts) is ``rest``."""
     if plain != typed:
         raise RuntimeError("HSA encoded a message to other token ids than LLaMA-Factory did; please report this.")
 
-    return [_tag(token, getattr(twin, "semantic", rest)) for token, twin in zip(plain, typed)]
+    return [_tag(token, getattr(twin, "semantic", rest)) for token, twin in zip(plain, typed, strict=True)]
 
 
 def tag_pairs(
@@ -122,7 +123,7 @@ def seal_types(processor: "DatasetProcessor", input_ids: list[int]) -> None:
     """Tag, in place, the ids that the processor itself added to a sample (end of sequence, image tokens)."""
     if processor.data_args.semantic_ids:
         types = _fill([getattr(token, "semantic", None) for token in input_ids])
-        input_ids[:] = [_tag(token, semantic) for token, semantic in zip(input_ids, types)]
+        input_ids[:] = [_tag(token, semantic) for token, semantic in zip(input_ids, types, strict=True)]
 
 
 def emit_semantic_ids(processor: "DatasetProcessor", model_inputs: dict[str, list[Any]]) -> None:

@@ -3,7 +3,6 @@
 from enum import IntEnum
 from typing import Any
 
-
 DEFAULT_TAG = "semantic_type"
 
 

@@ -10,7 +10,6 @@ from ..hsa.attention import ATTENTION_NAME, register
 from ..hsa.bias import HSARule
 from ..hsa.hooks import allow_types_in_generate, hook_backbone
 
-
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 

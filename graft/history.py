@@ -167,13 +167,13 @@ class History:
         return twin
 
     def defines(self, path: str, blob: str, definition: str) -> bool:
-        """Whether a file has a definition of that qualified name; not where it cannot be read."""
+        """Whether a file has a definition of that qualified name; where it is no Python, going by its indentation."""
         if (blob, definition) not in self._defines:
             found = frozenset(definition.split(".")) <= self.names(blob)
             try:
                 found = found and bool(self.parse(path, self.blob(blob)).definitions(definition))
-            except GraftError:  # what cannot be read is reported where an edit needs it
-                found = False
+            except GraftError:  # the definition is there, and whoever needs it says that it cannot be read
+                found = definition in self.qualified_names(blob)
             self._defines[blob, definition] = found
         return self._defines[blob, definition]
 

@@ -254,7 +254,8 @@ def _refuse_fights(source: Source, placed: Sequence[tuple[Splice, _Work]]) -> No
                 one.changes_anchor and one.start < other.anchor[1] and other.anchor[0] < one.end
                 for one, other in ((left, right), (right, left))
             )
-            if overlap or twice or taken:
+            named = left.key != "" and (left.key, left.anchor) == (right.key, right.anchor)
+            if overlap or twice or taken or named:
                 line = source.content.count(b"\n", 0, left.start) + 1
                 names = sorted((_name(first), _name(second)))
                 raise BadInput(

@@ -14,9 +14,10 @@ from graft.source import Definition, blocks, semantic_fields
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _NAME = re.compile(r"[^\W\d]\w*")
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _VARIABLE = re.compile(r"\$\w+|__graft_var_\w+")
 _NOTHING = cst.SimpleStatementSuite(body=[cst.Pass()])
-_SUITES = ("body", "orelse", "finalbody", "handlers", "cases")
+_SUITES = ("body", "handlers", "cases", "orelse", "finalbody")
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,11 @@ def shape_of(node: cst.CSTNode) -> Shape:
     text = head_text(node) if isinstance(node, cst.BaseCompoundStatement) else " ".join(map(code, parts))
     is_open = bool(_VARIABLE.search(text)) or "..." in text
     text = _VARIABLE.sub(" ", text).replace("...", " ") if is_open else text
-    calls, targets = set(), set()
+    calls, targets = set(), set(_NAME.findall(code(node.target))) if isinstance(node, cst.For) else set()
     for inner in _walk(parts):
         if isinstance(inner, cst.Call):
             calls |= _last_names(inner.func)
-        elif isinstance(inner, cst.AssignTarget | cst.AnnAssign | cst.AugAssign | cst.For | cst.NamedExpr):
+        elif isinstance(inner, cst.AssignTarget | cst.AnnAssign | cst.AugAssign | cst.NamedExpr):
             targets |= set(_NAME.findall(code(inner.target)))
         elif isinstance(inner, cst.AsName):
             targets |= set(_NAME.findall(code(inner.name)))
@@ -94,9 +95,14 @@ def shape_of(node: cst.CSTNode) -> Shape:
         tokens=tuple(_TOKEN.findall(text)),
         calls=frozenset(calls - drop),
         targets=frozenset(targets - drop),
-        names=Counter(_NAME.findall(text)),
+        names=Counter(word for name in _NAME.findall(text) for word in words(name)),
         open=is_open,
     )
+
+
+def words(name: str) -> set[str]:
+    """A name and the words it is made of, so that ``AdamW`` and ``Adam`` have something in common."""
+    return {name, *(word.lower() for word in _WORD.findall(name))}
 
 
 def head_text(statement: cst.BaseCompoundStatement) -> str:

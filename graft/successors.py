@@ -40,7 +40,7 @@ def footprint(tree: GitTree, path: str, definition: str | None) -> tuple[object,
 
 
 def source_of(tree: GitTree, path: str, definition: str | None) -> Old | None:
-    """A definition with the file it stands in; None where it is in no file, or in several others."""
+    """A definition with the file it stands in; None where no file has it, several do, or it is no Python."""
     if definition is None:
         source, scopes = _scopes(tree, path, None)
         return Old(source, scopes) if source is not None else None
@@ -48,8 +48,7 @@ def source_of(tree: GitTree, path: str, definition: str | None) -> Old | None:
     if len(found) != 1:
         return None
     source, scopes = _scopes(tree, found[0], definition)
-    assert source is not None
-    return Old(source, scopes)
+    return Old(source, scopes) if source is not None and scopes else None
 
 
 def _scopes(tree: GitTree, path: str, definition: str | None) -> tuple[Source | None, list[Definition]]:

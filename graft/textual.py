@@ -1,7 +1,8 @@
 """What textual tools make of the same method: ``git apply``, ``git apply --3way`` and ``patch -F3`` at each commit.
 
 They get the diff that the packs make at the pin, the edited upstream files only. Nothing is written into the upstream's
-repository: new objects go to a temporary store that has the upstream's as its alternate.
+repository: new objects go to a temporary store that has the upstream's as its alternate. (Of an object that is in both,
+git renews the time stamp.)
 """
 
 from __future__ import annotations

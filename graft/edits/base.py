@@ -27,13 +27,17 @@ class Match(str, Enum):
 
 @dataclass(frozen=True)
 class Splice:
-    """Bytes ``start`` to ``end`` become ``text``; ``anchor`` is the code that this relies on."""
+    """Bytes ``start`` to ``end`` become ``text``; ``anchor`` is the code that this relies on.
+
+    ``key`` names what may stand there once only: a keyword, a dictionary's key, a field, a parameter.
+    """
 
     start: int
     end: int
     text: bytes
     anchor: Span
     changes_anchor: bool = False
+    key: str = ""
 
 
 @dataclass(frozen=True)

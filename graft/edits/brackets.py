@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import libcst as cst
 
 from graft.edits.base import Edit, Known, Site, Splice, caller, line_start
 from graft.errors import BadInput, GraftError
-from graft.pattern import fill, match, parse, same, variables
+from graft.pattern import code, fill, match, parse, same, variables
 from graft.source import Definition, Source, Span, expressions
 
 
@@ -70,7 +70,11 @@ class InBrackets(Edit):
             )
         object.__setattr__(self, "syntax", syntax)
         if variables(self.add) - variables(self.pattern):
-            raise BadInput(f"{self.add!r} uses a $name that the pattern does not bind", where=self.where)
+            raise BadInput(
+                f"{self.add!r} uses a $name that the pattern does not bind",
+                where=self.where,
+                remedy="use it in the pattern, or write the name itself",
+            )
         _one(self.wrapped(self.add), self)
 
     bracketed: ClassVar[type[cst.BaseExpression]]
@@ -106,18 +110,20 @@ class InBrackets(Edit):
             text = fill(self.add, bindings)
             wanted = _one(self.wrapped(text), self)
             present = [element for element in self.elements(node) if self._is_entry(element, wanted)]
-            if any(same(self._value(wanted), self._value(element)) for element in present):
+            if present and all(same(self._value(wanted), self._value(element)) for element in present):
                 yield Site(node, None)
             elif present:
                 raise GraftError(
-                    f"the entry is there with another value: {cst.Module(body=()).code_for_node(present[0]).strip()}",
+                    f"the entry is there with another value: {code(present[0])}",
                     where=f"{source.path}:{source.line_of(node)}",
                     remedy="change the pack to replace that entry",
                 )
             else:
                 span = source.span(node)
                 last = source.span(self.elements(node)[-1]) if self.elements(node) else None
-                yield Site(node, append(source, last, span[1] - 1, text.strip(), span))
+                key = self.key(wanted)
+                made = append(source, last, span[1] - 1, text.strip(), span)
+                yield Site(node, replace(made, key=code(key) if key is not None else ""))
 
     def _is_entry(self, element: cst.CSTNode, wanted: cst.CSTNode) -> bool:
         own, key = self.key(wanted), self.key(element)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import libcst as cst
 
 from graft.edits.base import Edit, Known, Site, Splice, caller, line_end, line_start
 from graft.edits.brackets import append, prepend
 from graft.errors import BadInput, GraftError
-from graft.pattern import parse, parse_statements, same, single
+from graft.pattern import code, parse, parse_statements, same, single
 from graft.source import Definition, Source, Span, block_statements
 
 
@@ -136,7 +136,7 @@ class AddField(Member):
                     yield Site(statement, None)
                     return
                 raise GraftError(
-                    f"the class has a field {cst.Module(body=()).code_for_node(found)} of another definition",
+                    f"the class has a field {code(found)} of another definition",
                     where=f"{source.path}:{source.line_of(statement)}",
                     remedy="rename the pack's field, or retire the edit",
                 )
@@ -152,7 +152,7 @@ class AddField(Member):
         offset = line_end(source.content, end) if anchor is not None else first
         if not source.content[:offset].endswith(b"\n") and offset:
             lines = source.newline + lines[: -len(source.newline)]
-        yield Site(scope, Splice(offset, offset, lines, (start, end)))
+        yield Site(scope, Splice(offset, offset, lines, (start, end), key=code(name) if name is not None else ""))
 
 
 def _target(small: cst.CSTNode | None) -> cst.BaseExpression | None:
@@ -243,14 +243,15 @@ class AddParameter(Member):
         name = source.span(scope.name)
         if params.star_kwarg is not None:
             stars = source.content.rindex(b"**", 0, source.span(params.star_kwarg)[1])
-            yield Site(scope, prepend(source, stars, self.added, name))
+            made = prepend(source, stars, self.added, name)
+            yield Site(scope, replace(made, key=self.syntax.name.value))
             return
         star = [params.star_arg] if isinstance(params.star_arg, cst.Param | cst.ParamStar) else []
         slash = [params.posonly_ind] if isinstance(params.posonly_ind, cst.ParamSlash) else []
         ordered = [*params.posonly_params, *slash, *params.params, *star, *params.kwonly_params]
         closing = _closing(source.content, source.content.index(b"(", name[1]))
         last = _whole(source, ordered[-1]) if ordered else None
-        yield Site(scope, append(source, last, closing, self.added, name))
+        yield Site(scope, replace(append(source, last, closing, self.added, name), key=self.syntax.name.value))
 
 
 def _whole(source: Source, param: cst.Param | cst.ParamStar | cst.ParamSlash) -> Span:

@@ -8,7 +8,21 @@ from collections.abc import Mapping
 import pytest
 
 from graft.errors import BadInput
-from graft.pack import Ensure, In, Pack, add_field, add_import, after, before, either, ensure, replace
+from graft.pack import (
+    Ensure,
+    In,
+    Pack,
+    add_field,
+    add_import,
+    add_keyword,
+    add_parameter,
+    after,
+    before,
+    either,
+    ensure,
+    into_dict,
+    replace,
+)
 from graft.rewrite import Rewrite, State, rewrite
 from graft.tree import definition_of
 
@@ -122,6 +136,8 @@ def test_the_order_of_packs_does_not_matter() -> None:
         ),
         (replace("build(args)", with_="mine(args)", why=W), replace("$m = build($a)", with_="$m = yours($a)", why=W)),
         (after("model = build(args)", add="x()", why=W), after("$m = build(args)", add="x()", why=W)),
+        (add_keyword("build(...)", add="k=1", why=W), add_keyword("build(args)", add="k=2", why=W)),
+        (add_parameter("k: int = 1", why=W), add_parameter("k: int = 2", why=W)),
     ],
 )
 def test_two_packs_that_fight_for_one_anchor(one, other) -> None:
@@ -192,3 +208,14 @@ def test_a_file_that_cannot_be_read_is_lost_and_named() -> None:
 def test_paths_that_leave_the_checkout_are_refused(path: str) -> None:
     with pytest.raises(BadInput, match="no path inside a checkout"):
         In(path, "f", after("a", add="b", why=W))
+
+
+def test_two_packs_that_want_another_field_or_entry_of_one_name() -> None:
+    files = Files({"a.py": b"class A:\n    y: int = 1\n\n\ndef f():\n    return {'a': 1}\n"})
+    pairs = [
+        ("A", add_field("x: int = 1", why=W), add_field("x: int = 2", why=W)),
+        ("f", into_dict("{'a': 1}", add="'k': 1", why=W), into_dict("{'a': 1}", add="'k': 2", why=W)),
+    ]
+    for definition, one, other in pairs:
+        with pytest.raises(BadInput, match="fight for one anchor"):
+            rewrite(files, [pack(In("a.py", definition, one), name="l"), pack(In("a.py", definition, other), name="r")])

@@ -249,19 +249,19 @@ TABLE = [
         speed_and_notes(
             "add_keyword('Model(...)', add='k=1', why='w')", "add_keyword('Model(...)', add='k=2', why='w')"
         ),
-        1,
-        "keyword argument repeated: k",
+        2,
+        "notes: add_keyword .* and speed: add_keyword .* fight for one anchor",
         "src/tool/model.py:7",
-        "edit there together: notes, speed",
+        "let one of them anchor elsewhere",
         True,
     ),
     Bad(
         "fight: same parameter",
         speed_and_notes("add_parameter('k=1', why='w')", "add_parameter('k=2', why='w')"),
-        1,
-        "a parameter k of another definition",
+        2,
+        "notes: add_parameter .* and speed: add_parameter .* fight for one anchor",
         "src/tool/model.py:6",
-        "patches/tool/speed.py:2",
+        "let one of them anchor elsewhere",
         True,
     ),
     Bad(

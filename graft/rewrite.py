@@ -234,7 +234,8 @@ def splice(source: Source, works: Sequence[_Work]) -> bytes:
             twin = next((other for done, other in placed if done == own and isinstance(work.edit, AddImport)), None)
             if twin is None:
                 placed.append((own, work))
-    ordered = sorted(placed, key=lambda pair: (pair[0].start, pair[0].end))
+    # At one place, what goes below a statement comes first, then what goes above the next one.
+    ordered = sorted(placed, key=lambda pair: (pair[0].start, pair[0].end, pair[0].anchor[0] >= pair[0].start))
     _refuse_fights(source, ordered)
     pieces, at = [], 0
     for own, _ in ordered:

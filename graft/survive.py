@@ -49,13 +49,8 @@ def run(project: Project, options: argparse.Namespace, screen: Screen) -> int:
     (upstream,) = project.lock.select([options.upstream])
     packs = packs_of(project, upstream, options.pack)
     with find(upstream, project.root, git_dir=options.git_dir) as history:
-        began = time.perf_counter()
         bench = Bench(history, packs)
-        trials = bench.trials(options.span, progress=screen.progress)
-        pin = history.commit(upstream.commit) if history.has(upstream.commit) else None
-        result = Survival(upstream.name, options.span, pin, trials, time.perf_counter() - began)
-        if not options.no_textual:
-            _compare(history, upstream, packs, result, screen)
+        result = assess(bench, upstream, options.span, screen, textual=not options.no_textual)
         ranked = _ranked(history, bench, result)
     screen.settle()
     if options.html is not None:
@@ -67,6 +62,17 @@ def run(project: Project, options: argparse.Namespace, screen: Screen) -> int:
         if options.html is not None:
             screen.say(f"  page      {options.html}")
     return Exit.FAILED if result.broken or not result.judged else Exit.OK
+
+
+def assess(bench: Bench, upstream: Upstream, span: str, screen: Screen, *, textual: bool = True) -> Survival:
+    """Tries every commit of a range with the packs, and with the textual tools where they are wanted."""
+    began = time.perf_counter()
+    trials = bench.trials(span, progress=screen.progress)
+    pin = bench.history.commit(upstream.commit) if bench.history.has(upstream.commit) else None
+    result = Survival(upstream.name, span, pin, trials, time.perf_counter() - began)
+    if textual:
+        _compare(bench.history, upstream, bench.packs, result, screen)
+    return result
 
 
 def _compare(history: History, upstream: Upstream, packs: Sequence[Pack], result: Survival, screen: Screen) -> None:

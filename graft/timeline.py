@@ -64,7 +64,7 @@ td:nth-child(-n+2){white-space:nowrap;font-variant-numeric:tabular-nums}code{fon
 
 _SCRIPT = """
 const card=document.getElementById('card'),lanes=[...document.querySelectorAll('.lane .cells')];let at=-1;
-const text=(tag,words,kind)=>{const e=document.createElement(tag);e.textContent=words;if(kind)e.className=kind;return e};
+const text=(tag,words,kind)=>{const e=document.createElement(tag);e.textContent=words;e.className=kind||'';return e};
 function show(n){if(n<0||n>=DATA.length)return;at=n;const d=DATA[n];
 lanes.forEach(l=>{l.querySelector('.at')?.classList.remove('at');l.children[n].classList.add('at')});
 const list=document.createElement('ul');

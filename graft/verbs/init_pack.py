@@ -46,7 +46,7 @@ PACK = Pack(
             "{definition}",
             add_import("from {module} import attach", why="the seam calls it"),
             # An anchor is the code it means: $x binds any expression, ... stands for any further arguments.
-            before({anchor!r}, add="attach()", why="say why it must be here"),
+            before({anchor}, add="attach()", why="say why it must be here"),
         ),
     ],
     overlays=["{overlay}"],
@@ -106,7 +106,8 @@ def run(project: Project, options: argparse.Namespace, screen: Screen) -> int:
             if not (room / ".git").exists():
                 raise GraftError("there is no checkout yet", where=own, remedy=f"python apply.py {own}")
         place = _find(upstream, room, options.place)
-    writes = _files(project, upstream, options.pack, place)
+        package = read_blob(room, f"{upstream.commit}:{PurePosixPath(place.path).parent / '__init__.py'}") is not None
+    writes = _files(project, upstream, options.pack, place, package=package)
     lock = project.root / FILE
     old = lock.read_bytes()
     writes.append(Write(FILE, _locked(old, upstream, options.pack, fresh=own is None), expect=old))
@@ -181,20 +182,18 @@ def _anchor(scope: Definition, path: str) -> str:
     return unique[-1]
 
 
-def _files(project: Project, upstream: Upstream, pack: str, place: Place) -> list[Write]:
-    package = pack.replace("-", "_").replace(".", "_")
-    parent = PurePosixPath(place.path).parent
-    inside = (parent / "__init__.py").as_posix()
-    overlay = (parent / package).as_posix()
-    module = f".{package}" if _is_package(project, upstream, inside) else package
+def _files(project: Project, upstream: Upstream, pack: str, place: Place, *, package: bool) -> list[Write]:
+    """The pack and its overlay; beside a script, whose folder is no package, the overlay is imported by plain name."""
+    name = pack.replace("-", "_").replace(".", "_")
+    overlay = (PurePosixPath(place.path).parent / name).as_posix()
     values = {
         "upstream": upstream.name,
         "pack": pack,
         "path": place.path,
         "definition": place.definition,
-        "anchor": place.anchor,
+        "anchor": json.dumps(place.anchor, ensure_ascii=False),
         "overlay": overlay,
-        "module": module,
+        "module": f".{name}" if package else name,
     }
     texts = {
         f"patches/{upstream.name}/{pack}.py": _PACK.format(**values),
@@ -204,12 +203,6 @@ def _files(project: Project, upstream: Upstream, pack: str, place: Place) -> lis
         if (project.root / path).exists():
             raise BadInput("is there already", where=path, remedy="choose another name for the pack")
     return [Write(path, text.encode(), expect=None) for path, text in texts.items()]
-
-
-def _is_package(project: Project, upstream: Upstream, init: str) -> bool:
-    """Whether the seam's folder is a package; a script's folder is not, and is imported from by plain name."""
-    room = project.root / upstream.path
-    return not (room / ".git").exists() or read_blob(room, f"{upstream.commit}:{init}") is not None
 
 
 def _locked(old: bytes, upstream: Upstream, pack: str, *, fresh: bool) -> bytes:

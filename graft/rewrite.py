@@ -302,7 +302,10 @@ def _prove(
 
 
 def _violated(condition: Ensure, pack: Pack, made: dict[str, Source], reader: _Reader) -> list[GraftError]:
-    located = reader.locate(condition.path, condition.definition)
+    try:
+        located: tuple[str, list[Definition]] | str = reader.locate(condition.path, condition.definition)
+    except GraftError as error:
+        return [error]
     found = 0
     if not isinstance(located, str):
         path = located[0]

@@ -26,7 +26,7 @@ from graft.lock import Upstream
 from graft.pack import Pack
 from graft.rewrite import State, rewrite
 from graft.textual import TOOLS, Textual
-from graft.trials import Bench, Failure, Survival, Trial
+from graft.trials import STEP, Bench, Failure, Survival, Trial
 from graft.ui import Screen
 
 
@@ -87,7 +87,8 @@ def _compare(history: History, upstream: Upstream, packs: Sequence[Pack], result
         )
     with Textual(history, upstream.commit, made.contents) as textual:
         for number, trial in enumerate(result.trials, 1):
-            screen.progress(f"{number} of {len(result.trials)}: textual tools at {trial.commit}")
+            if number % STEP == 1:
+                screen.progress(f"trying the textual tools at commit {number} of {len(result.trials)}")
             for tool, files in textual.at(trial.commit.id).items():
                 trial.textual[tool] = files is not None
                 trial.right[tool] = files is not None and _is_right(history, packs, trial, files)

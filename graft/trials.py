@@ -21,6 +21,8 @@ from graft.pack import Pack
 from graft.rewrite import Outcome, rewrite
 from graft.successors import footprint, homes
 
+STEP = 25
+"""How many commits go by between two words of progress, since a log keeps every one of them."""
 STANDS, BROKEN, ASIDE = "stands", "broken", "set aside"
 
 
@@ -153,7 +155,8 @@ class Bench:
         made = []
         with _uncollected():
             for number, commit in enumerate(commits, 1):
-                progress(f"{number} of {len(commits)}: {commit}")
+                if number % STEP == 1:
+                    progress(f"trying the packs at commit {number} of {len(commits)}")
                 made.append(self.trial(commit))
         return made
 

@@ -1,6 +1,7 @@
-from graft.pack import In, Pack, add_base, add_field, add_import, after, before, ensure
+from graft.pack import In, Pack, add_base, add_field, add_import, after, before, either, ensure
 
 SFT = "src/llamafactory/data/processor/supervised.py"
+ENCODE = "encoded_pairs = self.template.encode_multiturn($tokenizer, $messages, $system, $tools"
 GENERATION = "src/llamafactory/data/processor/unsupervised.py"
 
 PACK = Pack(
@@ -58,9 +59,19 @@ PACK = Pack(
                 "from ...hsa.tagging import emit_semantic_ids, seal_types, tag_pairs",
                 why="types travel inside the token ids",
             ),
-            after(
-                "encoded_pairs = self.template.encode_multiturn($tokenizer, $messages, $system, $tools, $discard)",
-                add="encoded_pairs = tag_pairs(self, encoded_pairs, $messages, $system, $tools, $discard)",
+            either(
+                {
+                    "from v0.9.5": after(
+                        f"{ENCODE}, $discard)",
+                        add="encoded_pairs = tag_pairs(self, encoded_pairs, $messages, $system, $tools, $discard)",
+                        why="upstream may discard the reasoning of earlier turns",
+                    ),
+                    "up to v0.9.4": after(
+                        f"{ENCODE})",
+                        add="encoded_pairs = tag_pairs(self, encoded_pairs, $messages, $system, $tools)",
+                        why="upstream always keeps it",
+                    ),
+                },
                 why="each id gets its message's type, before truncation and reversal",
             ),
             before(
@@ -111,12 +122,12 @@ PACK = Pack(
             "MultiModalDataCollatorForSeq2Seq.__call__",
             add_import("from ..hsa.collator import put_semantic_ids, take_semantic_ids", why="pads semantic_ids"),
             before(
-                "features: dict[str, torch.Tensor] = super().__call__(features)",
+                "features = super().__call__(features)",
                 add="semantic_ids = take_semantic_ids(self, features)",
                 why="the tokenizer cannot pad a column that it does not know",
             ),
             after(
-                "features: dict[str, torch.Tensor] = super().__call__(features)",
+                "features = super().__call__(features)",
                 add="put_semantic_ids(self, features, semantic_ids)",
                 why="padded to the final length, which counts tokens that the collator added",
             ),

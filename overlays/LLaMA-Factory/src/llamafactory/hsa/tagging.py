@@ -77,14 +77,17 @@ def tag_pairs(
     messages: list[dict[str, Any]],
     system: str | None,
     tools: str | None,
-    discarding_history_cot: bool,
+    *discarding_history_cot: bool,
 ) -> Pairs:
-    """Tag what ``template.encode_multiturn`` returned: the same ids, each with its message's type. Off: unchanged."""
+    """Tag what ``template.encode_multiturn`` returned: the same ids, each with its message's type. Off: unchanged.
+
+    ``discarding_history_cot`` is handed on where the upstream's ``encode_multiturn`` takes it.
+    """
     if not processor.data_args.semantic_ids:
         return encoded_pairs
 
     template = _typed_template(processor, messages, system, tools)
-    typed_pairs = template.encode_multiturn(processor.tokenizer, messages, system, tools, discarding_history_cot)
+    typed_pairs = template.encode_multiturn(processor.tokenizer, messages, system, tools, *discarding_history_cot)
     tagged = []
     for turn, (plain, typed) in enumerate(zip(encoded_pairs, typed_pairs, strict=True)):
         answer = _type_of(messages[2 * turn + 1])

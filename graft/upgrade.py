@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from graft.actions import Options, Project, at_work, standing
+from graft.bisect import candidates_at, first_breaking, named
 from graft.errors import BadInput, GraftError, Unreachable
 from graft.fetch import Remote, fetch, mirrored, published
 from graft.git import has_commit, run, tree_id
+from graft.history import find as find_history
 from graft.ledger import Ledger
 from graft.lock import Upstream
 from graft.move import Target, move, plan_move
@@ -90,6 +92,7 @@ def upgrade(project: Project, upstream: Upstream, ref: str, options: Options, *,
         packs = load_packs(project.root, upstream, upstream.packs)
         new = CommitTree(checkout.path, done.target.commit)
         done.trials = list(study([loaded.pack for loaded in packs], CommitTree(checkout.path, upstream.commit), new))
+        report.notes += explain(project, upstream, [loaded.pack for loaded in packs], done.target, done.trials)
         report.errors += _failures(packs, new, done.trials)
         if report.errors:
             report.state = "failed"
@@ -173,6 +176,28 @@ def study(packs: Sequence[Pack], old: Tree, new: Tree) -> Iterator[Trial]:
         if outcome.definition and outcome.verb != "add_import":
             trial.around = _around(outcome, old, new)
         yield trial
+
+
+def explain(
+    project: Project, upstream: Upstream, packs: Sequence[Pack], target: Target, trials: Sequence[Trial]
+) -> list[str]:
+    """Which upstream commit lost each edit that is lost, and where it may be now; says where that cannot be told."""
+    lost = [(edit, trial) for edit, trial in zip(named(packs), trials, strict=True) if not trial.outcome.good]
+    if not lost:
+        return []
+    notes = []
+    try:
+        with find_history(upstream, project.root) as history:
+            for edit, trial in lost:
+                try:
+                    found = first_breaking(history, edit, upstream.commit, target.commit).commit
+                    trial.first = f"{found.id[:10]} {found.date[:10]} {found.subject}"
+                    trial.outcome.candidates = candidates_at(history, edit, upstream.commit, target.commit)
+                except GraftError as error:
+                    notes.append(f"which commit lost {edit} is not known: {error.what}")
+    except GraftError as error:
+        notes.append(f"which commits did it is not known: {error.what}; {error.remedy}")
+    return notes
 
 
 def _around(outcome: Outcome, old: Tree, new: Tree) -> str:

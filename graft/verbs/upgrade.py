@@ -71,6 +71,8 @@ def show(screen: Screen, done: Upgrade, *, dry_run: bool) -> None:
         screen.diff(text)
     for error in report.errors:
         screen.say(f"  {screen.paint('error', 'bad')}  " + str(error).replace("\n", "\n         "))
+    for note in report.notes:
+        screen.say(f"  note   {note}")
     for trial in done.trials:
         if trial.first:
             screen.say(

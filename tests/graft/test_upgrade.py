@@ -133,6 +133,7 @@ def test_a_lost_anchor_stops_it_with_candidates_and_nothing_changes(moving: Proj
     assert verdicts(done)["speed:hurry(model)"] == "lost"
     (lost,) = [trial for trial in done.trials if trial.verdict == "lost"]
     assert lost.outcome.candidates[0].code == "return finish(model)"
+    assert lost.first == f"{commit_of(moving, 'v3')[:10]} 2024-01-02 work"
     assert not done.moved
     assert len(done.report.errors) == 1
     assert {name: state for name, state in everything(moving.root).items() if "/.git/" not in f"/{name}"} == before

@@ -1,0 +1,1 @@
+"""Proofs over all points, or over a thousand cases: that a kill, a user's edit or hostile input loses nothing."""

@@ -103,10 +103,13 @@ def _edited(project: Project, checkout: Checkout, path: str, entry: Entry) -> by
         return None
     source = project.root / entry.source
     theirs = source.read_bytes() if source.is_file() else None
-    if theirs is None or theirs == now:
-        return None if theirs == now else now
-    if entry.link is not None:
+    if entry.link is not None and theirs is not None:
+        if theirs == now:
+            return None
         raise checkout.cut_loose(path, entry.source)
+    # What a killed adopt, or the user, has brought back already counts: graft has to learn that it is no edit any more.
+    if theirs is None or theirs == now:
+        return now
     labels = ("as graft wrote it", "in the checkout", entry.source)
     return merge(checkout.kept(entry.wrote), now, theirs, labels=labels, where=path)
 

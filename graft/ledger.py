@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 from graft.errors import GraftError
 from graft.fsops import digest
-from graft.transaction import Write
+from graft.writes import Write
 
 SCHEMA = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -262,7 +262,7 @@ def plan_overlays(checkout: Checkout, packs: Sequence[LoadedPack], made: Plan, *
     for path in sorted(old.keys() - wanted.keys()):
         if checkout.now[path] is None:
             continue
-        if checkout.untouched(path):
+        if checkout.untouched(path) or _is_kept_as_source(checkout, path):
             made.writes.append(Write(path, None, expect=_expected(checkout, path), ours=True))
         else:
             made.errors.append(
@@ -272,6 +272,13 @@ def plan_overlays(checkout: Checkout, packs: Sequence[LoadedPack], made: Plan, *
                     remedy=f"python apply.py adopt {checkout.upstream.name}, or move the file away, then run again",
                 )
             )
+
+
+def _is_kept_as_source(checkout: Checkout, path: str) -> bool:
+    """Whether an edited overlay file is the very file that lies in ``overlays/`` now, so that nothing goes with it."""
+    source = checkout.ledger.entries[path].source
+    file = checkout.root / source if source is not None else None
+    return file is not None and file.is_file() and file.read_bytes() == checkout.now[path]
 
 
 def _plan_overlay(

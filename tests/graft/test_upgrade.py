@@ -1,54 +1,24 @@
-"""Another commit of the upstream: what is tried, what moves, what stays, and that a kill leaves one or the other."""
+"""Another commit of the upstream: what is tried, what moves, what stays. What a kill leaves is in tests/proofs."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from graft import actions
 from graft.errors import BadInput, GraftError, Unreachable
-from graft.fsops import FileSystem
 from graft.upgrade import Upgrade, upgrade
+from tests.standins.later import MODEL, NEW_MODEL, TRAIN, go_on
 from tests.standins.packs import AFTER_BOTH
 from tests.standins.project import Project, everything
-from tests.standins.upstream import TOOL, Pin, commit_files, sh
-
-MODEL, TRAIN, CONFIG = "src/tool/model.py", "src/tool/train.py", "src/tool/config.py"
-NEW_MODEL = TOOL[MODEL].replace(b"    # compiled last\n", b"    warm(model)\n    # compiled last\n")
-NEWER = {
-    MODEL: NEW_MODEL,
-    "src/tool/loop/steps.py": TOOL[TRAIN],
-    "README.md": b"# tool 2\n",
-    "docs/new.md": b"new\n",
-}
-
-
-class Killed(BaseException):
-    """The process died here."""
+from tests.standins.upstream import Pin, commit_files, sh
 
 
 @pytest.fixture
 def moving(fetched: Project, tmp_path: Path) -> Project:
     """An applied project whose upstream goes on: ``v2`` moves a function, ``v3`` breaks an anchor."""
-    place = tmp_path / "upstream"
-    shutil.copytree(fetched.pins["tool"].place, place)
-    sh("rm", "-q", TRAIN, cwd=place)
-    commit_files(place, NEWER)
-    sh("tag", "-a", "-m", "two", "v2", cwd=place)
-    commit_files(place, {MODEL: NEW_MODEL.replace(b"return model\n", b"return finish(model)\n")})
-    sh("tag", "v3", cwd=place)
-    pins = {**fetched.pins, "tool": Pin(place, fetched.pins["tool"].commit, fetched.pins["tool"].tree)}
-    project = Project(fetched.root, pins)
-    project.lock(tool=["speed", "notes"], other=["tiny"])
-    sh("add", "upstream.lock", cwd=project.root)
-    sh("update-index", "--add", "--cacheinfo", f"160000,{pins['tool'].commit},upstreams/tool", cwd=project.root)
-    sh("commit", "-qm", "start", cwd=project.root)
-    project.ok("apply")
-    return project
+    return go_on(fetched, tmp_path / "upstream")
 
 
 def go(project: Project, ref: str, *, dry_run: bool = False) -> Upgrade:
@@ -204,52 +174,3 @@ def test_staged_changes_are_not_lost(moving: Project) -> None:
     with pytest.raises(GraftError, match="staged changes"):
         go(moving, "v2")
     assert sh("diff", "--cached", "--name-only", cwd=moving.at("tool")) == "README.md"
-
-
-STEPS = ("create", "chmod", "replace", "unlink", "mkdir", "rmdir", "symlink", "fsync", "fsync_dir")
-
-
-def test_a_kill_at_every_step_leaves_the_old_pin_or_the_new_one(
-    moving: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    go(moving, "v2", dry_run=True)  # the objects are fetched; what is killed below is the move itself
-    kept = moving.root.with_name("kept")
-    shutil.copytree(moving.root, kept, symlinks=True)
-    calls, stop = [0], [0]
-
-    def counted(real: Callable[..., None]) -> Callable[..., None]:
-        def step(self: FileSystem, *args: Any) -> None:
-            calls[0] += 1
-            if calls[0] == stop[0]:
-                raise Killed
-            real(self, *args)
-
-        return step
-
-    for name in STEPS:
-        monkeypatch.setattr(FileSystem, name, counted(getattr(FileSystem, name)))
-    assert go(moving, "v2").moved
-    points = calls[0]
-    new = _visible(moving.root)
-    ends = {"old": 0, "new": 0}
-    for point in range(1, points + 1):
-        shutil.rmtree(moving.root)
-        shutil.copytree(kept, moving.root, symlinks=True)
-        old = _visible(moving.root)
-        calls[0], stop[0] = 0, point
-        with pytest.raises(Killed):
-            go(moving, "v2")
-        stop[0] = 0
-        moving.ok("status", "--json")
-        now = _visible(moving.root)
-        assert now in (old, new), point
-        ends["new" if now == new else "old"] += 1
-    assert points > 60
-    assert min(ends.values()) > 5
-
-
-def _visible(root: Path) -> dict[str, str]:
-    """The project's files, the checkout's, its HEAD and what graft remembers of it."""
-    found = everything(root)
-    kept = (".git/modules/upstreams/tool/HEAD", ".git/modules/upstreams/tool/graft/ledger.json")
-    return {name: state for name, state in found.items() if not name.startswith(".git/") or name in kept}

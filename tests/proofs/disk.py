@@ -14,8 +14,12 @@ Entry: TypeAlias = tuple[str, int, bytes]
 Disk: TypeAlias = Mapping[str, Entry]
 
 
+_GITS_OWN = ("objects", "hooks", "info", "branches")
+"""Folders of git's that no set of files is ever part of; what ends up in the first is only ever added to."""
+
+
 def take(root: Path) -> dict[str, Entry]:
-    """Everything below ``root`` by relative path, but for git's objects, which are only ever added to."""
+    """Everything below ``root`` by relative path, but for what is git's own."""
     found: dict[str, Entry] = {}
     _walk(str(root), "", found)
     return found
@@ -28,7 +32,7 @@ def _walk(place: str, shown: str, found: dict[str, Entry]) -> None:
             if entry.is_symlink():
                 found[name] = ("link", 0, os.fsencode(os.readlink(entry.path)))
             elif entry.is_dir():
-                if entry.name == "objects" and ".git/" in f"{name}/":
+                if entry.name in _GITS_OWN and ".git/" in f"{name}/":
                     continue
                 found[name] = ("folder", stat.S_IMODE(entry.stat().st_mode), b"")
                 _walk(entry.path, f"{name}/", found)

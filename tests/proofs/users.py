@@ -1,8 +1,8 @@
 """A user at work on files, and what must become of that work; written without anything of the engine.
 
 Whose a line is, is known by its text: graft's lines and upstream's later ones are listed here by hand, each found
-nowhere else, and every line that the user types carries a mark of its own. What is left of a file without graft's lines,
-with those put back that graft rewrote, is the user's and upstream's together, and no command may change a byte of it.
+nowhere else, and every line that the user types carries a mark of its own. What is left of a file without graft's
+lines, with those put back that graft rewrote, is the user's and upstream's together, and no command may change a byte.
 """
 
 from __future__ import annotations

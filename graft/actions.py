@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from graft import fetch, flock, git, pushguard, sources
+from graft.checkout import Checkout
 from graft.errors import BadInput, GraftError, Unreachable
 from graft.ledger import Ledger
 from graft.lock import Lock, Upstream
 from graft.merge import diff as line_diff
-from graft.plan import Checkout, Plan, load_packs, plan
+from graft.plan import Plan, load_packs, plan
 from graft.report import Report
 from graft.transaction import Recovered, commit, recover
 
@@ -30,7 +31,7 @@ class Options:
     packs: Sequence[str] = ()
     mirror: Path | None = None
     offline: bool = False
-    link: bool = False
+    link: bool | None = None
     reach: bool = False
     progress: Callable[[str], None] = field(default=lambda text: None)
 
@@ -314,6 +315,7 @@ def carry_out(checkout: Checkout, made: Plan, report: Report, *, write: bool) ->
         report.packs.setdefault(name, {})["digest"] = pack_digest
     report.wrote = made.paths
     report.errors += made.errors
+    report.notes += made.notes
     if not made.errors and not made.unchanged and write:
         commit(checkout.path, checkout.gitdir, [*made.writes, *made.ledger.writes(checkout.gitdir, made.contents)])
         checkout.ledger = made.ledger

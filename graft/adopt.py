@@ -20,14 +20,15 @@ from graft.actions import (
     still_locked,
     unfinished,
 )
+from graft.checkout import Checkout
 from graft.errors import Collision, GraftError
 from graft.git import git
 from graft.ledger import Entry, Ledger
 from graft.lock import Upstream
 from graft.merge import merge
-from graft.plan import Checkout, load_packs, plan
+from graft.plan import Plan, load_packs, plan
 from graft.report import Report
-from graft.transaction import Write, commit, recover
+from graft.transaction import Write, commit, nested, recover
 
 _SCRAP = (".pyc", "~", ".swp", ".swo")
 
@@ -83,13 +84,17 @@ def _adopt(project: Project, checkout: Checkout, packs: set[str], report: Report
     if report.errors or not back:
         report.state = "applied" if checkout.ledger.packs else "unapplied"
         return
-    _write_back(project, back)
-    report.adopted = sorted(back)
-    loaded = load_packs(project.root, checkout.upstream, still_locked(checkout, report))
+    loaded = load_packs(project.root, checkout.upstream, still_locked(checkout, report), back)
+    # A source holds the user's edit from now on: to merge that edit into it once more would double it.
+    checkout.adopted = frozenset(path for path, entry in overlays.items() if entry.source in back)
+    made = plan(checkout, loaded)
+    if not made.errors:
+        _write_back(project, checkout, made, back)
+        report.adopted = sorted(back)
     landing = {file.source for pack in loaded for file in pack.files}
     for source in sorted(back.keys() - landing):
         report.warnings.append(f"no pack has {source}: add it to the overlays of one, or it stays where it is")
-    carry_out(checkout, plan(checkout, loaded), report, write=True)
+    carry_out(checkout, made, report, write=True)
 
 
 def _edited(project: Project, checkout: Checkout, path: str, entry: Entry) -> bytes | None:
@@ -132,13 +137,24 @@ def _new_files(checkout: Checkout, overlays: Mapping[str, Entry]) -> Iterator[tu
             yield path, f"{folders[home]}/{PurePosixPath(path).relative_to(home)}"
 
 
-def _write_back(project: Project, back: Mapping[str, bytes]) -> None:
-    """All of the files or none, through the same transaction, kept in the project's own git directory."""
-    gitdir = own_gitdir(project)
-    if gitdir is None:
+def _write_back(project: Project, checkout: Checkout, made: Plan, back: Mapping[str, bytes]) -> None:
+    """The sources and what the checkout remembers of them, all or none, kept in the project's own git directory.
+
+    A checkout whose git directory is not in the project's gets its part in a set of its own, after this one.
+    """
+    home = own_gitdir(project)
+    if home is None:
         raise GraftError(
             "this copy of graft is no git repository", where=str(project.root), remedy="git init, then adopt"
         )
-    with flock.held(gitdir):
-        recover(project.root, gitdir)
-        commit(project.root, gitdir, [Write(source, content) for source, content in back.items()])
+    writes = [Write(source, content) for source, content in back.items()]
+    rooms = {}
+    if checkout.gitdir.resolve().is_relative_to(home.resolve()):
+        rooms[checkout.upstream.path] = checkout.gitdir.resolve().relative_to(home.resolve()).as_posix()
+        own = [*made.writes, *made.ledger.writes(checkout.gitdir, made.contents)]
+        writes += nested(own, checkout.upstream.path, rooms[checkout.upstream.path])
+    with flock.held(home):
+        recover(project.root, home)
+        commit(project.root, home, writes, rooms=rooms)
+    if rooms:
+        made.unchanged, checkout.ledger = True, made.ledger

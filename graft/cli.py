@@ -70,7 +70,13 @@ def parser(known: Sequence[str] | None = None) -> argparse.ArgumentParser:
         verb = _add(verbs, name, text, known)
         verb.add_argument("--pack", action="append", default=[], metavar="PACK", help="this pack only; may be repeated")
         if name in ("apply", "check"):
-            verb.add_argument("--link", action="store_true", help="link overlay files instead of copying them")
+            how = verb.add_mutually_exclusive_group()
+            how.add_argument(
+                "--link", action="store_true", default=None, help="link overlay files instead of copying them"
+            )
+            how.add_argument(
+                "--copy", dest="link", action="store_false", help="copy them again (without either: as they are)"
+            )
         if name == "apply":
             verb.add_argument("--mirror", type=Path, metavar="DIR", help="a folder of clones to fetch from first")
             verb.add_argument("--offline", action="store_true", help="use what is on this machine only")
@@ -178,7 +184,7 @@ def _run(root: Path, options: argparse.Namespace, screen: Screen) -> int:
         packs=options.pack,
         mirror=getattr(options, "mirror", None),
         offline=getattr(options, "offline", False),
-        link=getattr(options, "link", False),
+        link=getattr(options, "link", None),
         reach=getattr(options, "reach", False),
         progress=screen.progress,
     )

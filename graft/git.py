@@ -19,6 +19,9 @@ OLDEST = (2, 30)
 
 Progress = Callable[[str], None]
 
+_METER = re.compile(r"(?:remote: )?[A-Z][a-z]+(?: [a-z]+)+: +\d")
+"""A line of git's that counts something; its other words are for the error that may come of them."""
+
 # What a surrounding git (a hook, an alias, ``rebase --exec``) leaves in the environment would redirect every call here.
 # GIT_CONFIG_COUNT, _KEY_n, _VALUE_n and GIT_CONFIG_PARAMETERS stay: they are how CI configures mirrors.
 _INHERITED = (
@@ -157,7 +160,7 @@ def failed(args: Sequence[str], cwd: Path, result: Result) -> GraftError:
 
 
 def watch(args: Sequence[str], *, cwd: Path, progress: Progress, silence: float) -> None:
-    """Run a git command that talks to a network, passing on its progress, and end it when nothing is heard.
+    """Run a git command that talks to a network, passing on what it counts, and end it when nothing is heard.
 
     Args:
         silence: seconds without a word after which the other side counts as dead.
@@ -217,8 +220,9 @@ def _listen(process: subprocess.Popen[bytes], kept: list[str], heard: list[float
             line.clear()
             if not text:
                 continue
-            progress(redact(text))
-            if byte == 0x0A:
+            if _METER.match(text):
+                progress(redact(text))
+            elif byte == 0x0A:
                 kept.append(text)
     if line:
         kept.append(line.decode("utf-8", "replace").strip())

@@ -18,13 +18,19 @@ from graft.errors import BadInput
 
 FILE = "upstream.lock"
 
+_BELOW = "upstreams/"
+
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _FULL_ID = re.compile(r"[0-9a-f]{40}\Z")
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]*\Z")
 _LICENSE = re.compile(r"[A-Za-z0-9(][A-Za-z0-9.+() -]*\Z")
 _PYTHON = re.compile(r"(?:(?:>=|<=|==|!=|~=|<|>)\s*\d+(?:\.\d+){0,2}(?:\.\*)?\s*(?:,\s*(?!\Z)|\Z))+")
+# A user or host that begins with `-` would be an option of ssh.
+_USER, _HOST = r"[A-Za-z0-9][^\s/@:]*@", r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _URL = re.compile(
-    r"(?:https?|ssh|git|file)://[^\s\x00-\x1f]+\Z|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^\s:][^\s]*\Z|/[^\s]*\Z"
+    rf"(?:https?|ssh|git)://(?:{_USER})?{_HOST}(?::\d+)?(?:/\S*)?\Z"  # with a scheme
+    rf"|{_USER}{_HOST}:[^\s:-]\S*\Z"  # as scp takes it
+    rf"|(?:file://(?:{_HOST})?)?/\S*\Z"  # on this machine
 )
 
 _KEYS = ("url", "ref", "commit", "tree", "license", "path", "python", "packs", "archive")
@@ -104,6 +110,8 @@ class Lock:
         if top.get("format", int, "the number 1") != 1:
             raise top.bad("format", "this version reads format 1", "update graft, or restore the lock it came with")
         tables = top.get("upstream", dict, "a table for each upstream, as in [upstream.NAME]")
+        if not tables:
+            raise top.bad("upstream", "it names no upstream", "add a table for each, as in [upstream.NAME]")
         upstreams = tuple(_upstream(str(file), root, name, table) for name, table in tables.items())
         _distinct(str(file), upstreams)
         return cls(file, upstreams)
@@ -232,7 +240,8 @@ def _upstream(file: str, root: Path, name: str, data: object) -> Upstream:
         url=table.string(
             "url",
             _url,
-            "an https, ssh, git or file URL without a password in it (helpers such as `ext::` run commands)",
+            "an https, ssh, git or file URL without a password in it, user and host beginning with a letter or digit "
+            "(helpers such as `ext::` run commands)",
             "write the address as `git clone` takes it",
         ),
         ref=table.string("ref", _ref, "a branch or tag name", "write the name as `git ls-remote` shows it"),
@@ -260,9 +269,10 @@ def _object_id(table: _Table, key: str) -> str:
 def _path(table: _Table, root: Path) -> str:
     path = table.string(
         "path",
-        lambda value: all(_plain(part) for part in value.split("/")),
-        "a relative path with `/` between plain names, no `..`, none beginning with `-` or `.`",
-        "write it as in upstreams/NAME",
+        # Anywhere else it could be, or swallow, a folder of the project's own.
+        lambda value: value.startswith(_BELOW) and all(_plain(part) for part in value.split("/")),
+        f"a relative path below {_BELOW} with `/` between plain names, no `..`, none beginning with `-` or `.`",
+        f"write it as in {_BELOW}NAME",
     )
     # Only what exists can lead out; resolving the deepest part covers every symlink on the way.
     real_root = os.path.realpath(root)

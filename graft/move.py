@@ -16,15 +16,16 @@ from pathlib import Path
 
 from graft import flock
 from graft.actions import Project
+from graft.checkout import Checkout
 from graft.errors import BadInput, Collision, GraftError, Several
 from graft.fsops import digest
 from graft.git import git, git_dir, git_text, read_blobs
 from graft.ledger import Entry, Ledger
 from graft.lock import FILE, Upstream
 from graft.merge import merge
-from graft.plan import Checkout, LoadedPack, Plan, plan_overlays
+from graft.plan import LoadedPack, Plan, linked, plan_overlays
 from graft.rewrite import rewrite
-from graft.transaction import Link, Write, commit, recover
+from graft.transaction import Link, Write, commit, nested, recover
 from graft.tree import WorkTree
 
 _FULL = re.compile(r"[0-9a-f]{40}")
@@ -90,7 +91,7 @@ def plan_move(project: Project, checkout: Checkout, target: Target, packs: Seque
     overlays = Plan(ledger=ledger)
     moved = Checkout(checkout.root, checkout.path, checkout.gitdir, upstream)
     moved.__dict__["tracked"] = tracked
-    plan_overlays(moved, packs, overlays, link=_linked(checkout))
+    plan_overlays(moved, packs, overlays, link=linked(checkout))
     made.errors += overlays.errors
     made.tree_writes += [*links, *overlays.writes]
     made.git_writes += ledger.writes(checkout.gitdir, [*contents, *overlays.contents])
@@ -111,10 +112,6 @@ def _try(made: Made, work: Callable[[], None]) -> None:
         made.errors += error.errors
     except GraftError as error:
         made.errors.append(error)
-
-
-def _linked(checkout: Checkout) -> bool:
-    return any(entry.link is not None for entry in checkout.ledger.entries.values())
 
 
 @dataclass(frozen=True)
@@ -216,15 +213,14 @@ def move(project: Project, checkout: Checkout, target: Target, made: Made) -> No
             where=checkout.upstream.path,
             remedy=f"git submodule absorbgitdirs {checkout.upstream.path}",
         ) from error
-    writes = [replace(write, path=f"{checkout.upstream.path}/{write.path}") for write in made.tree_writes]
-    writes += [replace(write, path=f"{inside}/{write.path}") for write in made.git_writes]
+    writes = nested([*made.tree_writes, *made.git_writes], checkout.upstream.path, inside)
     lock = project.root / FILE
     old = lock.read_bytes()
     writes.append(Write(FILE, moved_lock(old, checkout.upstream, target), expect=old))
     with flock.held(home):
         recover(project.root, home)
         link = _gitlink(project, checkout.upstream, target)
-        commit(project.root, home, [*writes, *link])
+        commit(project.root, home, [*writes, *link], rooms={checkout.upstream.path: inside})
 
 
 def moved_lock(text: bytes, upstream: Upstream, target: Target) -> bytes:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 from graft.errors import BadInput
 from graft.pack import Pack
 
+NOTHING: Mapping[str, bytes] = MappingProxyType({})
 _SKIPPED = {"__pycache__", ".DS_Store", ".ipynb_checkpoints"}
 
 
@@ -33,8 +35,11 @@ class OverlayFile:
     pack: str
 
 
-def overlay_files(root: Path, pack: Pack) -> list[OverlayFile]:
+def overlay_files(root: Path, pack: Pack, coming: Mapping[str, bytes] = NOTHING) -> list[OverlayFile]:
     """Every file of a pack's overlays, sorted by where it lands.
+
+    Args:
+        coming: sources that are about to be written, and their bytes.
 
     Raises:
         BadInput: a source is missing, is or holds a symbolic link, or two land at one path.
@@ -43,17 +48,21 @@ def overlay_files(root: Path, pack: Pack) -> list[OverlayFile]:
     shared = {f"overlays/common/{package}": target for package, target in pack.common.items()}
     found: dict[str, OverlayFile] = {}
     for source, target in {**own, **shared}.items():
-        for file in _files(root, source, pack):
-            relative = file.relative_to(root).as_posix()
-            path = str(PurePosixPath(target) / PurePosixPath(relative).relative_to(source)).rstrip("/.")
+        fresh = [name for name in coming if name == source or name.startswith(f"{source}/")]
+        files = _files(root, source, pack) if (root / source).exists() or not fresh else ()
+        there = [file.relative_to(root).as_posix() for file in files]
+        for relative in sorted({*there, *fresh}):
+            path = str(PurePosixPath(target) / PurePosixPath(relative).relative_to(source))
             if path in found and found[path].source != relative:
                 raise BadInput(
                     f"{found[path].source} and {relative} land at one path, {path}",
                     where=pack.where,
                     remedy="name one of the two",
                 )
-            mode = 0o755 if file.stat().st_mode & stat.S_IXUSR else 0o644
-            found[path] = OverlayFile(relative, path, file.read_bytes(), mode, pack.name)
+            file = root / relative
+            mode = 0o755 if file.exists() and file.stat().st_mode & stat.S_IXUSR else 0o644
+            content = coming[relative] if relative in coming else file.read_bytes()
+            found[path] = OverlayFile(relative, path, content, mode, pack.name)
     return [found[path] for path in sorted(found)]
 
 

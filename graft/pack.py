@@ -93,7 +93,8 @@ class In:
 
     def __init__(self, path: str, definition: str | None, *edits: Edit) -> None:
         where = caller()
-        if not edits or not all(isinstance(edit, Edit) for edit in edits):
+        named = definition is None or isinstance(definition, str)
+        if not named or not edits or not all(isinstance(edit, Edit) for edit in edits):
             raise BadInput(
                 "In() wants a path, a definition and edits", where=where, remedy="In('f.py', 'fn', after(...))"
             )
@@ -138,7 +139,7 @@ class Pack:
         why: what the method is, in a sentence.
         edits: the seams.
         overlays: files and folders below ``overlays/<upstream>/`` that land at the same path in the checkout.
-        common: packages below ``overlays/common/`` and the folder of the checkout in which each lands.
+        common: packages below ``overlays/common/`` and the folder of the checkout that each becomes.
         ensures: post-conditions beyond those that every edit brings by itself.
     """
 
@@ -152,6 +153,16 @@ class Pack:
     where: str = field(default_factory=caller)
 
     def __post_init__(self) -> None:
+        self._check("edits", self.edits, In, "In('file.py', 'function', after(...))")
+        self._check("overlays", self.overlays, str, "'src/package/method'")
+        self._check("ensures", self.ensures, Ensure, "ensure('file.py', 'function', 'attach(...)', why='...')")
+        if not isinstance(self.common, Mapping) or not all(isinstance(path, str) for path in self.common.values()):
+            raise BadInput(
+                "common= is no mapping", where=self.where, remedy="write common={'package': 'folder/package'}"
+            )
+        for word in ("upstream", "name", "why"):
+            if not isinstance(getattr(self, word), str):
+                raise BadInput(f"{word}= is no text", where=self.where, remedy=f'write {word}="..."')
         if not _NAME.fullmatch(self.name):
             raise BadInput(f"the name {self.name!r} is not plain", where=self.where, remedy="letters, digits, _ . -")
         if not self.why.strip():
@@ -160,6 +171,12 @@ class Pack:
             raise BadInput(f"the pack {self.name} does nothing", where=self.where, remedy="give it edits or overlays")
         for path in (*self.overlays, *self.common, *self.common.values()):
             check_path(path, where=self.where)
+
+    def _check(self, word: str, value: object, kind: type, example: str) -> None:
+        if not isinstance(value, list | tuple) or not all(isinstance(item, kind) for item in value):
+            raise BadInput(
+                f"{word}= is no list of {kind.__name__}", where=self.where, remedy=f"write {word}=[{example}]"
+            )
 
     def each(self) -> Iterator[tuple[In, Edit]]:
         for place in self.edits:

@@ -2,7 +2,7 @@
 
 White space, comments, parentheses, quotes, trailing commas, annotations of assignments and the order of keywords do
 not matter. ``$x`` binds; a second ``$x`` must be the same code; ``$_`` binds nothing. ``...`` stands for any run of
-arguments, elements or statements, and alone for any expression or any block.
+arguments, elements or statements, and alone for any expression or any block; ``$$`` is a dollar sign.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ from graft.source import semantic_fields
 
 Bindings: TypeAlias = dict[str, cst.CSTNode]
 
-_VARIABLE = re.compile(r"\$([A-Za-z_]\w*)")
+_VARIABLE = re.compile(r"(?<!\$)\$([A-Za-z_]\w*)")
+_OPENS = re.compile(r"(?:^|[(\[{,:]|(?<![=<>!])=|\breturn)\s*\Z")
+_CLOSES = re.compile(r"\s*(?:\Z|[)\]},:\n]|#)")
+_ATOMS = (cst.Name, cst.Attribute, cst.Call, cst.Subscript, cst.SimpleString, cst.FormattedString, cst.List, cst.Dict)
+_LOOSE = (cst.Tuple, cst.NamedExpr, cst.Yield, cst.GeneratorExp)
 _PREFIX = "__graft_var_"
 
 
@@ -47,7 +51,7 @@ def parse(text: str, *, where: str = "") -> cst.BaseStatement | cst.BaseExpressi
 
 def parse_statements(text: str, *, where: str = "") -> Sequence[cst.BaseStatement]:
     """The statements of a piece of code in which ``$x`` may stand."""
-    source = _VARIABLE.sub(lambda found: _PREFIX + found[1], textwrap.dedent(text).strip("\n"))
+    source = _VARIABLE.sub(lambda found: _PREFIX + found[1], textwrap.dedent(text).strip("\n")).replace("$$", "$")
     try:
         body = cst.parse_module(source + "\n").body
     except cst.ParserSyntaxError as error:
@@ -77,8 +81,22 @@ def variables(text: str) -> set[str]:
 
 
 def fill(text: str, bindings: Mapping[str, cst.CSTNode]) -> str:
-    """``text`` with each ``$x`` replaced by the code that it was bound to."""
-    return _VARIABLE.sub(lambda found: code(bindings[found[1]]), text)
+    """``text`` with each ``$x`` replaced by the code that it was bound to, in parentheses where it would fall apart."""
+
+    def put(found: re.Match[str]) -> str:
+        bound = bindings[found[1]]
+        written = code(bound).replace("$", "$$")
+        alone = _OPENS.search(text[: found.start()]) and _CLOSES.match(text[found.end() :])
+        if isinstance(bound, _ATOMS) or (alone and not isinstance(bound, _LOOSE)) or bool(getattr(bound, "lpar", None)):
+            return written
+        return f"({written})"
+
+    return _VARIABLE.sub(put, text)
+
+
+def plain(text: str) -> str:
+    """A piece of filled code as it is written: ``$$`` is a dollar sign."""
+    return text.replace("$$", "$")
 
 
 def code(node: cst.CSTNode) -> str:
@@ -137,7 +155,10 @@ def _match(pattern: Any, node: Any, bound: Bindings) -> Iterator[Bindings]:
         yield from _match_unordered(pattern.elements, node.elements, bound)
     elif isinstance(pattern, cst.CSTNode):
         if type(pattern) is type(node):
-            yield from _match_fields(pattern, node, semantic_fields(type(pattern)), bound)
+            names = semantic_fields(type(pattern))
+            if not getattr(pattern, "decorators", True):  # a definition shown without decorators may have any
+                names = tuple(name for name in names if name != "decorators")
+            yield from _match_fields(pattern, node, names, bound)
     elif isinstance(pattern, Sequence) and not isinstance(pattern, str):
         if isinstance(node, Sequence):
             yield from _match_run(pattern, node, bound)

@@ -10,19 +10,19 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
+from graft.checkout import Checkout
 from graft.errors import BadInput, Collision, GraftError
 from graft.fsops import digest, observe
-from graft.git import git
-from graft.git import read_blob as committed
-from graft.ledger import Entry, Ledger, read_blob
+from graft.ledger import Entry, Ledger
 from graft.lock import Upstream
-from graft.merge import merge, unapply
-from graft.overlay import OverlayFile, overlay_files
+from graft.merge import merge
+from graft.overlay import NOTHING, OverlayFile, overlay_files
 from graft.pack import Pack, load_pack
+from graft.reclaim import at_pin, mark, reclaim
 from graft.rewrite import Outcome, Rewrite, rewrite
 from graft.transaction import Link, Write
 from graft.tree import WorkTree
@@ -40,8 +40,14 @@ class LoadedPack:
     files: tuple[OverlayFile, ...]
 
 
-def load_packs(root: Path, upstream: Upstream, names: Sequence[str]) -> list[LoadedPack]:
-    """Packs with their overlays, sorted by name, since the result must not depend on their order."""
+def load_packs(
+    root: Path, upstream: Upstream, names: Sequence[str], coming: Mapping[str, bytes] = NOTHING
+) -> list[LoadedPack]:
+    """Packs with their overlays, sorted by name, since the result must not depend on their order.
+
+    Args:
+        coming: sources of overlay files that are about to be written, and their bytes.
+    """
     loaded = []
     for name in sorted(set(names)):
         try:
@@ -50,7 +56,7 @@ def load_packs(root: Path, upstream: Upstream, names: Sequence[str]) -> list[Loa
             raise BadInput(
                 "the pack ends the program", where=f"patches/{upstream.name}/{name}.py", remedy="define PACK, no more"
             ) from stop
-        loaded.append(LoadedPack(pack, f"{ENGINE}-{source}", tuple(overlay_files(root, pack))))
+        loaded.append(LoadedPack(pack, f"{ENGINE}-{source}", tuple(overlay_files(root, pack, coming))))
     return loaded
 
 
@@ -63,6 +69,7 @@ class Plan:
     contents: list[bytes] = field(default_factory=list)  # what the ledger must keep
     outcomes: list[Outcome] = field(default_factory=list)
     errors: list[GraftError] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     unchanged: bool = False  # nothing had to be looked at: the packs and the files are those of the last run
 
     @property
@@ -70,83 +77,21 @@ class Plan:
         return sorted(write.path for write in self.writes)
 
 
-class Checkout:
-    """A checkout, what graft remembers of it, and its grafted files as they are now."""
-
-    def __init__(self, root: Path, path: Path, gitdir: Path, upstream: Upstream) -> None:
-        self.root, self.path, self.gitdir, self.upstream = root, path, gitdir, upstream
-        self.ledger = Ledger.load(gitdir)
-
-    @cached_property
-    def tracked(self) -> list[str]:
-        listed = git(["ls-files", "-z", "--cached"], cwd=self.path)
-        return [os.fsdecode(name) for name in listed.split(b"\0") if name]
-
-    @cached_property
-    def upstreams_own(self) -> set[str]:
-        """Every file of the upstream and every folder that one lies in."""
-        return {*self.tracked, *(str(parent) for path in self.tracked for parent in PurePosixPath(path).parents)}
-
-    @cached_property
-    def now(self) -> dict[str, bytes | None]:
-        """The grafted files' bytes; None for one that is gone, the target's bytes for a link."""
-        return {path: self.content(path) for path in self.ledger.entries}
-
-    def content(self, path: str) -> bytes | None:
-        file = self.path / path
-        if file.is_symlink():
-            return os.fsencode(os.readlink(file))
-        return file.read_bytes() if file.is_file() else None
-
-    def untouched(self, path: str) -> bool:
-        """Whether a grafted file is as graft wrote it."""
-        entry, now = self.ledger.entries[path], self.now[path]
-        is_link = (self.path / path).is_symlink()
-        return now is not None and digest(now) == entry.wrote and is_link == (entry.link is not None)
-
-    def kept(self, sha256: str) -> bytes:
-        return read_blob(self.gitdir, sha256)
-
-    def without_graft(self, path: str) -> bytes:
-        """A grafted upstream file as it would be now, had it never been grafted.
-
-        Raises:
-            Collision: the user's edit and the graft share lines, or the file is gone.
-        """
-        entry, now = self.ledger.entries[path], self.now[path]
-        assert entry.read is not None
-        if now is None:
-            raise Collision(
-                "a file that carries the graft was deleted",
-                where=path,
-                remedy=f"restore it: git -C {self.upstream.path} checkout -- {path}, then run again",
-            )
-        if digest(now) == entry.wrote:
-            return self.kept(entry.read)
-        if digest(now) == entry.read:  # somebody restored upstream's file: the graft is gone from it already
-            return now
-        try:
-            return unapply(self.kept(entry.read), self.kept(entry.wrote), now, where=path)
-        except Collision:
-            if committed(self.path, f"HEAD:{path}") == now:  # restored as well, after the pin moved under the graft
-                return now
-            raise
-
-    def cut_loose(self, path: str, source: str) -> Collision:
-        """The error for a link to an overlay that has become a file of its own; an editor that renames does that."""
-        return Collision(
-            "the link that graft made there is a file of its own now, and differs from what it pointed to",
-            where=path,
-            remedy=f"keep it: cp {self.upstream.path}/{path} {source}; or delete it; then run again",
-        )
+def linked(checkout: Checkout) -> bool:
+    """Whether a checkout's overlay files are links now."""
+    return any(entry.link is not None for entry in checkout.ledger.entries.values())
 
 
-def plan(checkout: Checkout, packs: Sequence[LoadedPack], *, link: bool = False) -> Plan:
+def plan(checkout: Checkout, packs: Sequence[LoadedPack], *, link: bool | None = None) -> Plan:
     """What is to be written so that ``checkout`` carries exactly ``packs``; none takes every graft out.
 
+    Args:
+        link: link overlay files, or copy them; None leaves it at what they are.
+
     Raises:
-        BadInput: two packs fight for an anchor or a path; an overlay would cover a file of the upstream.
+        BadInput: two packs fight for a path.
     """
+    link = linked(checkout) if link is None else link
     made = Plan(ledger=Ledger(checkout.upstream.name, checkout.upstream.commit, checkout.upstream.tree))
     made.ledger.packs = {loaded.pack.name: loaded.digest for loaded in packs}
     wanted = _wanted_overlays(packs)
@@ -197,6 +142,13 @@ def _plan_edits(checkout: Checkout, packs: Sequence[LoadedPack], made: Plan) -> 
         return  # what collides cannot be planned on, and nothing is written while there are errors
     edited = [loaded.pack for loaded in packs if loaded.pack.edits]
     result = rewrite(WorkTree(checkout.path, checkout.tracked, plain), edited) if edited else Rewrite()
+    pin = at_pin(checkout, edited, plain, result)
+    reclaimed = reclaim(checkout, plain, result, pin)
+    if reclaimed:
+        plain |= reclaimed
+        result = rewrite(WorkTree(checkout.path, checkout.tracked, plain), edited)
+        made.notes.append(f"the graft stood in {', '.join(reclaimed)} without being remembered; it is again")
+    mark(result, pin)
     made.outcomes = result.outcomes
     made.errors += result.failures
     for path in sorted({*plain, *result.contents}):
@@ -219,7 +171,17 @@ def _plan_edits(checkout: Checkout, packs: Sequence[LoadedPack], made: Plan) -> 
         state = observe(checkout.path / path)
         mode = state.mode if state.mode is not None else 0o644
         if after != now:
-            made.writes.append(Write(path, after, expect=now, ours=path in plain))
+            made.writes.append(Write(path, after, expect=now, ours=path in entries))
+            if (
+                path in entries
+                and checkout.ledger.packs == made.ledger.packs
+                and now != checkout.kept(entries[path].read or "")
+            ):
+                made.notes.append(f"{path}: graft's own lines are put back to where the packs have them")
+        if after == before and path in result.contents:  # nothing to undo there, but to be looked at again next time
+            names = tuple(sorted(result.packs_of[path]))
+            made.ledger.entries[path] = Entry("edit", digest(before), digest(after), mode, packs=names)
+            made.contents.append(before)
         if after != before:
             refused = _does_not_compile(path, before, after)
             if refused is not None:
@@ -285,6 +247,8 @@ def _plan_overlay(
     checkout: Checkout, path: str, file: OverlayFile, entry: Entry | None, made: Plan, link: bool
 ) -> None:
     target = os.path.relpath(checkout.root / file.source, (checkout.path / path).parent) if link else None
+    if entry is None and checkout.content(path) == file.content:
+        made.notes.append(f"{path} was there with the same bytes; it counts as graft's from now on")
     is_link = (checkout.path / path).is_symlink()
     if (checkout.path / path).is_dir() and not is_link and path not in checkout.upstreams_own:
         raise Collision(
@@ -295,7 +259,7 @@ def _plan_overlay(
         raise checkout.cut_loose(path, file.source)
     base = _base(checkout, entry, is_link)
     content = file.content
-    if now is not None and not is_link and base is not None and now != base:
+    if now is not None and not is_link and base is not None and now != base and path not in checkout.adopted:
         if link:
             raise Collision(
                 "the overlay file was edited in the checkout, a link would hide that",
@@ -355,11 +319,9 @@ def _expected(checkout: Checkout, path: str) -> bytes | Link | None:
 
 
 def _collect(errors: list[GraftError], work: Callable[[], _T]) -> _T | None:
-    """Runs ``work``; what goes wrong is kept, so that one run reports all of it. Bad input ends the run."""
+    """Runs ``work``; what goes wrong is kept, so that one run reports all of it."""
     try:
         return work()
-    except BadInput:
-        raise
     except GraftError as error:
         errors.append(error)
         return None

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from graft.git import config_local, git, git_dir
 
-BASE = "no-push://graft-never-pushes-an-upstream/"
-"""What push addresses turn into: a transport git does not know, so that its refusal tells why."""
+BASE = "graft refuses to push: this is a checkout of someone else's repository; push from a clone of your own fork://"
+"""What push addresses turn into: no protocol of git's, so that git refuses at once and its one line tells why."""
 
 _REWRITE = f"url.{BASE}.pushinsteadof"
 _MARK = "# written by graft: pushguard"

@@ -5,16 +5,17 @@ Nothing is written here, and no upstream code is run: a tree goes in, contents a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import PurePosixPath
 
-import libcst as cst
-
 from graft.candidates import Candidate, rank
 from graft.edits.base import Edit, Finding, Match, Splice
+from graft.edits.choice import Either
 from graft.edits.members import AddImport
+from graft.edits.statements import AtStatement
 from graft.errors import BadInput, GraftError
 from graft.pack import Ensure, In, Pack
 from graft.source import Definition, Source
@@ -82,9 +83,11 @@ class _Work:
     place: In
     outcome: Outcome
     finding: Finding
+    fights: bool = False  # which is said once, and not again as an edit that does not stand
 
 
 Parse = Callable[[str, bytes], Source]
+_RELATIVE = re.compile(r"^(\s*from\s+)(\.+)\s*([\w.]*)\s+import\b", re.MULTILINE)
 
 
 def rewrite(tree: Tree, packs: Sequence[Pack], *, parse: Parse = Source) -> Rewrite:
@@ -93,8 +96,7 @@ def rewrite(tree: Tree, packs: Sequence[Pack], *, parse: Parse = Source) -> Rewr
     Args:
         parse: reads a file; a caller that tries many trees passes one that remembers.
 
-    Raises:
-        BadInput: two edits fight for one anchor.
+    Two edits that fight for one anchor are among the errors, as bad input.
     """
     packs = sorted(packs, key=lambda pack: pack.name)
     result = Rewrite()
@@ -110,7 +112,7 @@ def rewrite(tree: Tree, packs: Sequence[Pack], *, parse: Parse = Source) -> Rewr
         source = reader.source(path)
         assert source is not None
         result.packs_of[path] = {work.outcome.pack for work in own}
-        result.contents[path] = splice(source, own)
+        result.contents[path] = splice(source, own, result.errors)
     _prove(result, by_path, packs, added, reader, parse)
     return result
 
@@ -140,7 +142,10 @@ class _Reader:
             return f"there is no file {path}"
         elsewhere = []
         for candidate in self.tree.defining(definition.split(".")[-1]):
-            other = self.source(candidate) if candidate != path else None
+            try:
+                other = self.source(candidate) if candidate != path else None
+            except GraftError:  # a file that nobody can read is not where the definition went
+                continue
             scopes = other.definitions(definition) if other is not None else []
             if scopes:
                 elsewhere.append((candidate, scopes))
@@ -207,27 +212,27 @@ def _find(edit: Edit, source: Source, scopes: Sequence[Definition], added: Seque
 
 def follow(edit: Edit, old: str, new: str) -> Edit:
     """The edit as it must read in the file to which its definition moved: relative imports point the same way."""
-    if not isinstance(edit, AddImport) or not isinstance(edit.syntax, cst.ImportFrom) or not edit.syntax.relative:
+    if isinstance(edit, Either):
+        return replace(edit, options=tuple((versions, follow(option, old, new)) for versions, option in edit.options))
+    if not isinstance(edit, AddImport | AtStatement):
         return edit
-    up = len(edit.syntax.relative)
-    package = PurePosixPath(old).parent.parts[: len(PurePosixPath(old).parent.parts) - (up - 1)]
+    moved = _RELATIVE.sub(lambda found: f"{found[1]}{_from(found[2], found[3], old, new)} import", edit.add)
+    return edit if moved == edit.add else replace(edit, add=moved)
+
+
+def _from(dots: str, module: str, old: str, new: str) -> str:
+    """The relative module that means in ``new`` what ``dots`` and ``module`` mean in ``old``."""
+    folder = PurePosixPath(old).parent.parts
+    package = folder[: len(folder) - (len(dots) - 1)]
     here = PurePosixPath(new).parent.parts
     shared = 0
     while shared < min(len(package), len(here)) and package[shared] == here[shared]:
         shared += 1
-    dots = "." * (len(here) - shared + 1)
-    module = edit.syntax.module
-    tail = [*package[shared:], *([cst.Module(body=()).code_for_node(module)] if module is not None else [])]
-    names = edit.added.split(" import ", 1)[1]
-    return AddImport(add=f"from {dots}{'.'.join(tail)} import {names}", why=edit.why, where=edit.where)
+    return "." * (len(here) - shared + 1) + ".".join([*package[shared:], *([module] if module else [])])
 
 
-def splice(source: Source, works: Sequence[_Work]) -> bytes:
-    """The file with every splice in it.
-
-    Raises:
-        BadInput: two of them want the same code, naming both.
-    """
+def splice(source: Source, works: Sequence[_Work], errors: list[GraftError]) -> bytes:
+    """The file with every splice in it; as it is where two of them want the same code, which goes to ``errors``."""
     placed: list[tuple[Splice, _Work]] = []
     for work in works:
         for own in work.finding.splices:
@@ -236,7 +241,10 @@ def splice(source: Source, works: Sequence[_Work]) -> bytes:
                 placed.append((own, work))
     # At one place, what goes below a statement comes first, then what goes above the next one.
     ordered = sorted(placed, key=lambda pair: (pair[0].start, pair[0].end, pair[0].anchor[0] >= pair[0].start))
-    _refuse_fights(source, ordered)
+    fights = list(_fights(source, ordered))
+    if fights:
+        errors += fights
+        return source.content
     pieces, at = [], 0
     for own, _ in ordered:
         pieces += [source.content[at : own.start], own.text]
@@ -244,26 +252,31 @@ def splice(source: Source, works: Sequence[_Work]) -> bytes:
     return b"".join([*pieces, source.content[at:]])
 
 
-def _refuse_fights(source: Source, placed: Sequence[tuple[Splice, _Work]]) -> None:
+def _fights(source: Source, placed: Sequence[tuple[Splice, _Work]]) -> Iterator[BadInput]:
     for index, (left, first) in enumerate(placed):
         for right, second in placed[index + 1 :]:
             if first is second:
                 continue
             overlap = left.end > right.start
             twice = (left.start, left.end, left.text) == (right.start, right.end, right.text)
+            named = left.key != "" and (left.key, left.anchor) == (right.key, right.anchor)
             taken = any(
                 one.changes_anchor and one.start < other.anchor[1] and other.anchor[0] < one.end
                 for one, other in ((left, right), (right, left))
             )
-            named = left.key != "" and (left.key, left.anchor) == (right.key, right.anchor)
             if overlap or twice or taken or named:
-                line = source.content.count(b"\n", 0, left.start) + 1
-                names = sorted((_name(first), _name(second)))
-                raise BadInput(
-                    f"{names[0]} and {names[1]} fight for one anchor",
-                    where=f"{source.path}:{line}",
-                    remedy="let one of them anchor elsewhere, or make one edit of both",
-                )
+                for work in (first, second):
+                    work.fights = True
+                yield _fight(source, left.start, first, second)
+
+
+def _fight(source: Source, offset: int, first: _Work, second: _Work) -> BadInput:
+    names = sorted((_name(first), _name(second)))
+    return BadInput(
+        f"{names[0]} and {names[1]} fight for one anchor",
+        where=f"{source.path}:{source.content.count(bytes((10,)), 0, offset) + 1}",
+        remedy="let one of them anchor elsewhere, or make one edit of both",
+    )
 
 
 def _name(work: _Work) -> str:
@@ -293,12 +306,26 @@ def _prove(
             check = Outcome(**{**vars(work.outcome)})
             finding = _find(work.edit, made[path], scopes, added, check)
             dead = work.edit.unreachable(made[path], scopes)
-            if finding.match is not Match.PRESENT or dead:
-                work.outcome.state = State.FAILED
-                work.outcome.detail = dead or f"after writing it is {finding.match.value}: {finding.detail}"
+            if work.fights or (finding.match is Match.PRESENT and not dead):
+                continue
+            source = reader.source(path)
+            assert source is not None
+            others = [other for other in works if other is not work and _inside(other, work)]
+            if others and not dead:
+                result.errors.append(_fight(source, work.finding.splices[0].start, work, others[0]))
+                continue
+            work.outcome.state = State.FAILED
+            work.outcome.detail = dead or f"after writing it is {finding.match.value}: {finding.detail}"
     for pack in packs:
         for condition in pack.ensures:
             result.errors += _violated(condition, pack, made, reader)
+
+
+def _inside(one: _Work, other: _Work) -> bool:
+    """Whether an edit writes into the code that another one anchors at."""
+    return any(
+        own.anchor[0] < added.start < own.anchor[1] for own in other.finding.splices for added in one.finding.splices
+    )
 
 
 def _violated(condition: Ensure, pack: Pack, made: dict[str, Source], reader: _Reader) -> list[GraftError]:

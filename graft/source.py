@@ -52,8 +52,11 @@ class Source:
         return spans_of(self.module)
 
     def span(self, node: cst.CSTNode) -> Span:
-        """Byte offsets of a node's code, without the comments above it and the line end after it."""
-        return self._spans[node]
+        """Byte offsets of a node's code, decorators included, without comments above it and the line end after it."""
+        start, end = self._spans[node]
+        if isinstance(node, cst.ClassDef | cst.FunctionDef) and node.decorators:
+            start = self._spans[node.decorators[0]][0]
+        return start, end
 
     def line_of(self, node: cst.CSTNode) -> int:
         """The 1-based line on which a node begins."""
@@ -92,12 +95,19 @@ def _refuse_other_encodings(path: str, content: bytes) -> None:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise GraftError("the file is not UTF-8", where=f"{path}:{line}", remedy=remedy) from error
+    if lone := re.search(rb"\r(?!\n)", content):
+        # libcst does not print such a file as it read it, so no offset in it could be trusted.
+        line = len(content[: lone.end()].splitlines())
+        remedy = "rewrite its line ends, or leave this file out of the pack"
+        raise GraftError("a line ends in a lone carriage return", where=f"{path}:{line}", remedy=remedy)
 
 
 def _named(scope: Definition, name: str) -> Iterator[Definition]:
-    for statement in statements(scope.body):
-        if isinstance(statement, cst.ClassDef | cst.FunctionDef) and statement.name.value == name:
-            yield statement
+    """The definitions of that name; of several plain ones in one block only the last counts, as it does in Python."""
+    for block in blocks(scope.body):
+        own = [node for node in block if isinstance(node, cst.ClassDef | cst.FunctionDef) and node.name.value == name]
+        plain = [node for node in own if not node.decorators]
+        yield from (node for node in own if node.decorators or node is plain[-1])
 
 
 def statements(body: object) -> Iterator[cst.CSTNode]:
@@ -112,7 +122,7 @@ def blocks(body: object) -> Iterator[list[cst.CSTNode]]:
     yield own
     for statement in own:
         if not isinstance(statement, cst.ClassDef | cst.FunctionDef):
-            for suite in _suites(statement):
+            for suite in suites(statement):
                 yield from blocks(suite)
 
 
@@ -125,14 +135,15 @@ def block_statements(body: object) -> list[cst.CSTNode]:
     return list(body) if isinstance(body, list | tuple) else []
 
 
-def _suites(statement: cst.CSTNode) -> Iterator[cst.BaseSuite]:
+def suites(statement: cst.CSTNode) -> Iterator[cst.BaseSuite]:
+    """The blocks of a compound statement, those of its branches too."""
     for name in ("body", "handlers", "cases", "orelse", "finalbody"):
         part = getattr(statement, name, None)
         for child in part if isinstance(part, list | tuple) else [part]:
             if isinstance(child, cst.BaseSuite):
                 yield child
             elif isinstance(child, cst.CSTNode):
-                yield from _suites(child)
+                yield from suites(child)
 
 
 def expressions(scope: Definition) -> Iterator[cst.BaseExpression]:

@@ -6,10 +6,18 @@ metadata framework; a test holds the two equal.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import libcst as cst
 from libcst.metadata.span_provider import SpanProvidingCodegenState
+
+from graft.errors import GraftError
+
+DEPTH = 10_000
+"""Python calls within each other that one pass may take; a term of a sum takes three, and 8 MiB of stack hold these."""
 
 
 class _Recorder(SpanProvidingCodegenState):
@@ -53,8 +61,35 @@ class _Syntactic:
         spans[self.node] = (start, end)
 
 
-def spans_of(module: cst.Module) -> dict[cst.CSTNode, tuple[int, int]]:
-    """Start and end offset, in UTF-8 bytes, of every node of a module."""
+def spans_of(module: cst.Module, path: str = "") -> dict[cst.CSTNode, tuple[int, int]]:
+    """Start and end offset, in UTF-8 bytes, of every node of a module.
+
+    Args:
+        path: of its file, for messages.
+
+    Raises:
+        GraftError: an expression is nested deeper than `DEPTH` allows.
+    """
     recorder = _Recorder(module)
-    module._codegen(recorder)
+    with deep(path):
+        module._codegen(recorder)
     return recorder.spans
+
+
+@contextmanager
+def deep(path: str) -> Iterator[None]:
+    """Let code that recurs with the syntax go down to `DEPTH`: generated tables are sums of a thousand terms.
+
+    Raises:
+        GraftError: it goes deeper than that; names ``path``.
+    """
+    usual = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(usual, DEPTH))
+    try:
+        yield
+    except RecursionError as error:
+        raise GraftError(
+            "an expression in it is nested too deeply to be read", where=path, remedy="leave this file out of the pack"
+        ) from error
+    finally:
+        sys.setrecursionlimit(usual)

@@ -13,23 +13,32 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 from graft.errors import GraftError
 from graft.fsops import DISK, FileSystem, State
 from graft.journal import SCHEMA, Changed, Recovered, Set, Step
 from graft.writes import ANY, Link, Space, Write, examine
 
-__all__ = ["ANY", "Link", "Recovered", "Write", "commit", "recover"]
+__all__ = ["ANY", "Link", "Recovered", "Write", "commit", "nested", "recover"]
 
 _FOLDERS = "graft/directories.json"
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
-def commit(root: Path, gitdir: Path, writes: Sequence[Write], *, fs: FileSystem = DISK) -> int:
+def commit(
+    root: Path, gitdir: Path, writes: Sequence[Write], *, rooms: Mapping[str, str] = _NONE, fs: FileSystem = DISK
+) -> int:
     """Make every path what its ``Write`` says, or none of them.
 
     An error is rolled back at once; after a kill or Ctrl-C the next ``recover`` finishes or undoes the set.
+
+    Args:
+        rooms: checkouts inside ``root`` and their git directories inside ``gitdir``, by relative path: what is made in
+            one is remembered there, so that a set of its own takes it away again.
 
     Returns:
         How many files were written or deleted; what is as wanted already is not touched, and with nothing to do not
@@ -48,7 +57,7 @@ def commit(root: Path, gitdir: Path, writes: Sequence[Write], *, fs: FileSystem 
         if os.path.lexists(journal):
             raise GraftError("an earlier set is unfinished", where=str(journal), remedy="recover it first: run again")
     count = len(todo)
-    todo += examine(root, gitdir, _plan_folders(work, todo))
+    todo += examine(root, gitdir, _plan_folders(work, todo, rooms))
     work.steps = [Step(write.space, write.path, old, new) for write, old, new in todo]
     try:
         work.stage([write.content for write, _, _ in todo])
@@ -69,6 +78,11 @@ def commit(root: Path, gitdir: Path, writes: Sequence[Write], *, fs: FileSystem 
     return count
 
 
+def nested(writes: Sequence[Write], tree: str, git: str) -> list[Write]:
+    """A checkout's writes as those of the project that holds it at ``tree``, and its git directory at ``git``."""
+    return [replace(write, path=f"{tree if write.space == 'tree' else git}/{write.path}") for write in writes]
+
+
 def recover(root: Path, gitdir: Path, *, fs: FileSystem = DISK) -> Recovered | None:
     """Finish or undo what an earlier command left; called first by every command, under the lock.
 
@@ -87,7 +101,7 @@ def recover(root: Path, gitdir: Path, *, fs: FileSystem = DISK) -> Recovered | N
             work.load(work.back_journal)
         elif os.path.lexists(work.journal):
             work.load(work.journal)
-            files = tuple(step.path for step in work.steps if step.path != _FOLDERS)
+            files = tuple(step.path for step in work.steps if not step.path.endswith(_FOLDERS))
             try:
                 work.forward()
                 work.close("finished")
@@ -98,7 +112,7 @@ def recover(root: Path, gitdir: Path, *, fs: FileSystem = DISK) -> Recovered | N
                 work.turn()
         else:
             return work.sweep()
-        files = tuple(step.path for step in work.steps if step.path != _FOLDERS)
+        files = tuple(step.path for step in work.steps if not step.path.endswith(_FOLDERS))
         kept = work.back()
         work.close("undone")
         with contextlib.suppress(OSError):  # as above
@@ -144,14 +158,15 @@ def _refused(cause: Exception) -> GraftError:
     raise cause  # a fault of this program: shown as what it is
 
 
-def _plan_folders(work: Set, todo: list[tuple[Write, State, State]]) -> list[Write]:
+def _plan_folders(work: Set, todo: list[tuple[Write, State, State]], rooms: Mapping[str, str]) -> list[Write]:
     """Fill in the directories to make and to remove; returns the writes that this brings along.
 
-    They are the list of the directories that graft made, and the deletion of the interpreter's cache of deleted modules
-    where it alone would keep such a directory alive.
+    They are the lists of the directories that graft made, and the deletion of the interpreter's cache of deleted
+    modules where it alone would keep such a directory alive.
     """
     caches: list[str] = []
-    made = _read_folders(work.gitdir / _FOLDERS)
+    lists = {"": _FOLDERS, **{f"{tree}/": f"{git}/{_FOLDERS}" for tree, git in rooms.items()}}
+    made = {room + path for room, file in lists.items() for path in _read_folders(work.gitdir / file)}
     gone = {write.path for write, _, new in todo if write.space == "tree" and new.kind == "none"}
     needed: dict[tuple[Space, str], None] = {}
     for write, _, new in todo:
@@ -171,11 +186,18 @@ def _plan_folders(work: Set, todo: list[tuple[Write, State, State]]) -> list[Wri
                 work.rmdirs += [f"{path}/__pycache__", path] if derived else [path]
                 made.discard(path)
     made |= {path for space, path in work.mkdirs if space == "tree"}
-    text = json.dumps({"schema": SCHEMA, "made": sorted(made)}, indent=1) + "\n"
+    own: dict[str, list[str]] = {room: [] for room in lists}
+    for path in sorted(made):
+        room = max((room for room in lists if path.startswith(room)), key=len)
+        own[room].append(path[len(room) :])
     return [
-        Write(_FOLDERS, text.encode() if made else None, space="git"),
+        *(Write(lists[room], _folders(paths), space="git") for room, paths in own.items()),
         *(Write(path, None, ours=True) for path in caches),
     ]
+
+
+def _folders(made: Sequence[str]) -> bytes | None:
+    return (json.dumps({"schema": SCHEMA, "made": made}, indent=1) + "\n").encode() if made else None
 
 
 def _byte_code(root: Path, folder: str, gone: set[str]) -> list[str]:

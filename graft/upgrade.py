@@ -14,6 +14,7 @@ from typing import Any
 
 from graft.actions import Options, Project, at_work, standing
 from graft.bisect import candidates_at, first_breaking, named
+from graft.checkout import Checkout
 from graft.errors import BadInput, GraftError, Unreachable
 from graft.fetch import Remote, fetch, mirrored, published
 from graft.git import has_commit, run, tree_id
@@ -22,7 +23,7 @@ from graft.ledger import Ledger
 from graft.lock import Upstream
 from graft.move import Target, move, plan_move
 from graft.pack import Pack
-from graft.plan import Checkout, LoadedPack, load_packs
+from graft.plan import LoadedPack, load_packs
 from graft.report import Report
 from graft.rewrite import Outcome, State, rewrite
 from graft.source import Source

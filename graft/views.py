@@ -18,11 +18,12 @@ from graft.actions import (
     standing,
     unfinished,
 )
+from graft.checkout import Checkout
 from graft.errors import GraftError
 from graft.fsops import digest
 from graft.ledger import Entry, Ledger
 from graft.lock import Upstream
-from graft.plan import Checkout, LoadedPack, load_packs
+from graft.plan import LoadedPack, load_packs
 from graft.report import Report
 from graft.rewrite import State, rewrite
 from graft.tree import WorkTree
@@ -39,10 +40,13 @@ def status(project: Project, upstream: Upstream, options: Options) -> Report:
             return report
         ledger = checkout.ledger
         names = [name for name in upstream.packs if not options.packs or name in options.packs]
-        loaded = {entry.pack.name: entry for entry in load_packs(project.root, upstream, names)}
-        carried = [loaded[name].pack for name in ledger.packs if name in loaded]
-        made = rewrite(WorkTree(checkout.path, checkout.tracked, {}), carried)
-        report.add_outcomes(made.outcomes)
+        known = {entry.pack.name: entry for entry in load_packs(project.root, upstream, upstream.packs)}
+        # All that are carried are looked for together: each must know the others' lines to look past them.
+        made = rewrite(
+            WorkTree(checkout.path, checkout.tracked, {}), [known[name].pack for name in ledger.packs if name in known]
+        )
+        loaded = {name: entry for name, entry in known.items() if name in names}
+        report.add_outcomes(outcome for outcome in made.outcomes if outcome.pack in loaded)
         for name, pack in loaded.items():
             edits = [outcome for outcome in made.outcomes if outcome.pack == name]
             missing = [outcome for outcome in edits if outcome.state is not State.ALREADY]
@@ -154,6 +158,10 @@ def _sum_up(checkout: Checkout, report: Report) -> None:
     report.overlay_files = sum(entry.kind == "overlay" for entry in ledger.entries.values())
     report.edited_by_user = sorted(path for path in ledger.entries if not checkout.untouched(path))
     states = {pack.get("state") for pack in report.packs.values()} - {None}
+    gone = [path for path in ledger.entries if checkout.now[path] is None]
+    if gone:
+        report.warnings.append(f"deleted: {', '.join(gone)}")
+        states |= {"changed"}
     if not ledger.packs:
         report.state = "unapplied"
     else:

@@ -13,7 +13,7 @@ import libcst as cst
 
 from graft.errors import BadInput
 from graft.pattern import same
-from graft.source import Definition, Source, Span, blocks
+from graft.source import Definition, Source, Span, block_statements, suites
 
 
 class Match(str, Enum):
@@ -143,16 +143,33 @@ def caller() -> str:
 
 
 def dead_after(scope: Definition, is_added: Known) -> str:
-    """Names the statement behind which an added one can never run."""
-    for block in blocks(scope.body):
-        for index, statement in enumerate(block):
-            if is_added(statement):
-                for earlier in block[:index]:
-                    if isinstance(earlier, cst.SimpleStatementLine) and any(
-                        isinstance(small, cst.Return | cst.Raise | cst.Continue | cst.Break) for small in earlier.body
-                    ):
-                        return "it stands behind a statement that always leaves the block"
-    return ""
+    """Says so where an added statement can never run."""
+    return "it stands behind a statement that always leaves the block" if _dead(scope.body, is_added, False) else ""
+
+
+def _dead(body: object, is_added: Known, left: bool) -> bool:
+    for statement in block_statements(body):
+        if left and is_added(statement):
+            return True
+        if not isinstance(statement, cst.ClassDef | cst.FunctionDef) and any(
+            _dead(suite, is_added, left) for suite in suites(statement)
+        ):
+            return True
+        left = left or _leaves(statement)
+    return False
+
+
+def _leaves(statement: cst.CSTNode) -> bool:
+    """Whether control never goes on behind a statement; where that cannot be told, it does."""
+    if isinstance(statement, cst.SimpleStatementLine | cst.SimpleStatementSuite):
+        return any(isinstance(small, cst.Return | cst.Raise | cst.Continue | cst.Break) for small in statement.body)
+    if isinstance(statement, cst.IndentedBlock):
+        return any(map(_leaves, statement.body))
+    if isinstance(statement, cst.If):
+        return statement.orelse is not None and _leaves(statement.body) and _leaves(statement.orelse)
+    if isinstance(statement, cst.Else):
+        return _leaves(statement.body)
+    return False
 
 
 def is_same_run(found: Sequence[cst.CSTNode], wanted: Sequence[cst.CSTNode]) -> bool:
@@ -167,3 +184,16 @@ def line_end(content: bytes, offset: int) -> int:
     """The offset behind the line end, or the end of the file."""
     found = content.find(b"\n", offset)
     return len(content) if found < 0 else found + 1
+
+
+def below_magic(content: bytes) -> int:
+    """The offset behind the lines that must stay first in a file: ``#!`` and the encoding."""
+    offset = 0
+    for _ in range(2):
+        line = content[offset : line_end(content, offset)]
+        if not line.startswith(b"#!" if offset == 0 else b"#") and not (line.startswith(b"#") and b"coding" in line):
+            break
+        if offset and b"coding" not in line:
+            break
+        offset += len(line)
+    return offset

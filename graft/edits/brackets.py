@@ -10,7 +10,7 @@ import libcst as cst
 
 from graft.edits.base import Edit, Known, Site, Splice, caller, line_start
 from graft.errors import BadInput, GraftError
-from graft.pattern import code, fill, match, parse, same, variables
+from graft.pattern import code, fill, match, parse, plain, same, variables
 from graft.source import Definition, Source, Span, expressions
 
 
@@ -122,7 +122,7 @@ class InBrackets(Edit):
                 span = source.span(node)
                 last = source.span(self.elements(node)[-1]) if self.elements(node) else None
                 key = self.key(wanted)
-                made = append(source, last, span[1] - 1, text.strip(), span)
+                made = append(source, last, span[1] - 1, plain(text).strip(), span)
                 yield Site(node, replace(made, key=code(key) if key is not None else ""))
 
     def _is_entry(self, element: cst.CSTNode, wanted: cst.CSTNode) -> bool:

@@ -20,6 +20,12 @@ class Either(Edit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not all(isinstance(versions, str) and isinstance(edit, Edit) for versions, edit in self.options):
+            raise BadInput(
+                "either() wants a text and an edit for each alternative",
+                where=self.where,
+                remedy='either({"v2 and later": after(...), "up to v1": after(...)}, why="...")',
+            )
         if len(self.options) < 2:
             raise BadInput("either() has fewer than two alternatives", where=self.where, remedy="write the edit alone")
 
@@ -53,4 +59,9 @@ class Either(Edit):
 
 def either(options: Mapping[str, Edit], *, why: str) -> Either:
     """Alternatives: ``{"v0.9.5 and later": after(...), "up to v0.9.4": after(...)}``, tried in this order."""
-    return Either(options=tuple(options.items()), why=why, where=caller())
+    where = caller()
+    if not isinstance(options, Mapping):
+        raise BadInput(
+            "either() wants a mapping", where=where, remedy='either({"v2": after(...), "v1": after(...)}, why="...")'
+        )
+    return Either(options=tuple(options.items()), why=why, where=where)

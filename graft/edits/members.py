@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import libcst as cst
 
-from graft.edits.base import Edit, Known, Site, Splice, caller, line_end, line_start
+from graft.edits.base import Edit, Known, Site, Splice, below_magic, caller, line_end, line_start
 from graft.edits.brackets import append, prepend
 from graft.errors import BadInput, GraftError
 from graft.pattern import code, parse, parse_statements, same, single
@@ -73,7 +73,8 @@ class AddImport(Member):
         anchor = head[-1] if head else next(iter(block[:1] if _has_docstring(block) else []), None)
         text = self.added.encode()
         if anchor is None:
-            yield Site(source.module, Splice(0, 0, text + source.newline, (0, 0)))
+            head_end = below_magic(source.content)
+            yield Site(source.module, Splice(head_end, head_end, text + source.newline, (0, 0)))
             return
         span = source.span(anchor)
         offset = line_end(source.content, span[1])
@@ -140,8 +141,10 @@ class AddField(Member):
                     where=f"{source.path}:{source.line_of(statement)}",
                     remedy="rename the pack's field, or retire the edit",
                 )
-        own = [statement for statement in block if isinstance(single(statement), cst.AnnAssign)]
-        anchor = own[-1] if own else block[0] if _has_docstring(block) else None
+        own = [index for index, statement in enumerate(block) if isinstance(single(statement), cst.AnnAssign)]
+        if own and _has_docstring(block[own[-1] + 1 :]):  # the field's own docstring stays with it
+            own[-1] += 1
+        anchor = block[own[-1]] if own else block[0] if _has_docstring(block) else None
         if anchor is None and not block:
             raise GraftError("the class has its body on its first line", where=f"{source.path}:{source.line_of(scope)}")
         beside = anchor if anchor is not None else block[0]
@@ -192,10 +195,10 @@ class AddBase(Member):
         if scope.bases:
             yield Site(scope, prepend(source, source.span(scope.bases[0])[0], self.added, name))
             return
-        colon = source.content.index(b":", name[1])
-        opening = source.content.find(b"(", name[1], colon)
+        behind = source.span(scope.type_parameters)[1] if scope.type_parameters is not None else name[1]
+        opening = source.content.find(b"(", behind, source.content.index(b":", behind))
         if opening < 0:
-            yield Site(scope, Splice(name[1], name[1], b"(" + self.added.encode() + b")", name))
+            yield Site(scope, Splice(behind, behind, b"(" + self.added.encode() + b")", name))
         else:
             keywords = b", " if scope.keywords else b""
             yield Site(scope, Splice(opening + 1, opening + 1, self.added.encode() + keywords, name))
@@ -249,7 +252,8 @@ class AddParameter(Member):
         star = [params.star_arg] if isinstance(params.star_arg, cst.Param | cst.ParamStar) else []
         slash = [params.posonly_ind] if isinstance(params.posonly_ind, cst.ParamSlash) else []
         ordered = [*params.posonly_params, *slash, *params.params, *star, *params.kwonly_params]
-        closing = _closing(source.content, source.content.index(b"(", name[1]))
+        behind = source.span(scope.type_parameters)[1] if scope.type_parameters is not None else name[1]
+        closing = _closing(source.content, source.content.index(b"(", behind))
         last = _whole(source, ordered[-1]) if ordered else None
         yield Site(scope, replace(append(source, last, closing, self.added, name), key=self.syntax.name.value))
 

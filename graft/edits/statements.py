@@ -8,9 +8,20 @@ from dataclasses import dataclass, field
 
 import libcst as cst
 
-from graft.edits.base import Edit, Known, Site, Splice, caller, dead_after, is_same_run, line_end, line_start
+from graft.edits.base import (
+    Edit,
+    Known,
+    Site,
+    Splice,
+    below_magic,
+    caller,
+    dead_after,
+    is_same_run,
+    line_end,
+    line_start,
+)
 from graft.errors import BadInput
-from graft.pattern import Bindings, as_expression, fill, match, parse, parse_statements, single, variables
+from graft.pattern import Bindings, as_expression, fill, match, parse, parse_statements, plain, single, variables
 from graft.source import Definition, Source, blocks, expressions
 
 _Pattern = cst.BaseStatement | cst.BaseExpression
@@ -54,6 +65,12 @@ class AtStatement(Edit):
         object.__setattr__(self, "statements", tuple(parse_statements(self.add, where=self.where)))
         if not self.statements:
             raise BadInput("it adds nothing", where=self.where, remedy="write one or two lines of Python")
+        if any("\n" in string.value for statement in self.statements for string in _strings(statement)):
+            raise BadInput(
+                "it holds a string of several lines, which indentation would change",
+                where=self.where,
+                remedy="put the text into the overlay",
+            )
 
     @property
     def anchor(self) -> str:
@@ -120,7 +137,7 @@ class Beside(AtStatement):
         start, end = source.span(statement)
         first = line_start(content, start)
         indent = content[first:start]
-        lines = newline.join(indent + line.encode() if line else b"" for line in text.split("\n"))
+        lines = newline.join(indent + line.encode() if line else b"" for line in plain(text).split("\n"))
         if not self.below:
             offset = _above_comments(content, first, indent)
             return Splice(offset, offset, lines + newline, (start, end))
@@ -137,7 +154,8 @@ def _code_end(content: bytes, start: int, end: int) -> int:
 
 def _above_comments(content: bytes, offset: int, indent: bytes) -> int:
     """The start of the comment lines that stand directly above a statement, at its indentation."""
-    while offset > 0:
+    first = below_magic(content)
+    while offset > first:
         previous = line_start(content, offset - 1)
         if not content[previous:offset].startswith(indent + b"#"):
             return offset
@@ -206,8 +224,12 @@ class Replace(AtStatement):
         first = line_start(source.content, start)
         lead = source.content[first:start]
         indent = lead[: len(lead) - len(lead.lstrip())]
-        lines = (source.newline + indent).join(line.encode() for line in text.split("\n"))
+        lines = (source.newline + indent).join(line.encode() for line in plain(text).split("\n"))
         return Splice(start, end, lines, (start, end), changes_anchor=True)
+
+
+def _strings(node: cst.CSTNode) -> Iterator[cst.SimpleString]:
+    return (part for part in _descendants(node) if isinstance(part, cst.SimpleString))
 
 
 def _equals(pattern: _Pattern, node: cst.CSTNode) -> bool:

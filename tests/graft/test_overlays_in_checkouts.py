@@ -28,6 +28,8 @@ def test_links_and_back(applied: Project) -> None:
     assert (applied.root / SOURCE).read_bytes().endswith(b"# through the link\n")
     applied.write(SOURCE, FILES[SOURCE])
     applied.ok()
+    assert applied.at(HOOKS).is_symlink()  # without a word it stays what it is
+    applied.ok("--copy")
     assert not applied.at(HOOKS).is_symlink()
     assert applied.tree() == copies
     applied.ok("--link")

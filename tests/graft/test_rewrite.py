@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 
 import pytest
@@ -138,15 +139,17 @@ def test_the_order_of_packs_does_not_matter() -> None:
         (after("model = build(args)", add="x()", why=W), after("$m = build(args)", add="x()", why=W)),
         (add_keyword("build(...)", add="k=1", why=W), add_keyword("build(args)", add="k=2", why=W)),
         (add_parameter("k: int = 1", why=W), add_parameter("k: int = 2", why=W)),
+        (add_keyword("build($x)", add="k=1", why=W), after("model = build(args)", add="x()", why=W)),
     ],
 )
 def test_two_packs_that_fight_for_one_anchor(one, other) -> None:
     packs = [
         pack(In("src/a/loader.py", "load_model", edit), name=name) for name, edit in (("left", one), ("right", other))
     ]
-    with pytest.raises(BadInput, match=r"left: .*right: .*fight for one anchor") as caught:
-        rewrite(Files({"src/a/loader.py": LOADER}), packs)
-    assert caught.value.where.startswith("src/a/loader.py:")
+    (error,) = rewrite(Files({"src/a/loader.py": LOADER}), packs).failures
+    assert isinstance(error, BadInput)
+    assert re.search("left: .*right: .*fight for one anchor", error.what)
+    assert error.where.startswith("src/a/loader.py:")
 
 
 def test_one_import_serves_two_packs() -> None:
@@ -217,5 +220,41 @@ def test_two_packs_that_want_another_field_or_entry_of_one_name() -> None:
         ("f", into_dict("{'a': 1}", add="'k': 1", why=W), into_dict("{'a': 1}", add="'k': 2", why=W)),
     ]
     for definition, one, other in pairs:
-        with pytest.raises(BadInput, match="fight for one anchor"):
-            rewrite(files, [pack(In("a.py", definition, one), name="l"), pack(In("a.py", definition, other), name="r")])
+        packs = [pack(In("a.py", definition, one), name="l"), pack(In("a.py", definition, other), name="r")]
+        assert ["fight for one anchor" in error.what for error in rewrite(files, packs).failures] == [True]
+
+
+def test_what_follows_a_definition_in_any_edit() -> None:
+    place = In(
+        "src/a/loader.py",
+        "load_model",
+        after("model = build(args)", add="from ..late import hook", why=W),
+        either(
+            {"v2": after("nothing()", add="x", why=W), "v1": before("return model", add="from .b import c", why=W)},
+            why=W,
+        ),
+    )
+    files = Files({"src/a/loader.py": b"", "src/a/b/c.py": LOADER, "src/broken.py": b"def load_model(:\n"})
+    made = rewrite(files, [pack(place)])
+    assert states(made) == ["applied", "applied"]
+    assert b"    from ...late import hook\n" in made.contents["src/a/b/c.py"]
+    assert b"    from ..b import c\n    return model\n" in made.contents["src/a/b/c.py"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "    if x:\n        return 1\n    else:\n        raise E\n    a()\n",
+        "    with y:\n        raise E\n        a()\n",
+        "    return 1\n    if x:\n        a()\n",
+    ],
+)
+def test_code_that_can_never_run(body: str) -> None:
+    place = In("a.py", "f", after("a()", add="b()", why=W))
+    assert states(rewrite(Files({"a.py": b"def f():\n" + body.encode()}), [pack(place)])) == ["failed"]
+
+
+def test_a_definition_that_another_one_overrides_is_not_meant() -> None:
+    text = b"def f():\n    a()\n\n\ndef f():\n    a()\n"
+    made = rewrite(Files({"a.py": text}), [pack(In("a.py", "f", after("a()", add="b()", why=W)))])
+    assert made.contents["a.py"] == text + b"    b()\n"

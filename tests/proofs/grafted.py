@@ -7,10 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from graft import actions
+from graft.checkout import Checkout
 from graft.errors import GraftError, Several
 from graft.ledger import Ledger
 from graft.move import Target, move, plan_move
-from graft.plan import Checkout, LoadedPack, load_packs, plan
+from graft.plan import LoadedPack, load_packs, plan
 from graft.report import Report
 from tests.proofs.disk import Entry, put_back, take, visible
 from tests.proofs.users import Known

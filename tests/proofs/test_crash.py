@@ -32,7 +32,6 @@ class Scene:
 
     project: Project
     command: tuple[str, ...]
-    two_sets: bool = False  # adopt writes overlays/ first, and then what the checkout's ledger says of them
 
     def run(self) -> None:
         self.project.ok(*self.command)
@@ -85,7 +84,8 @@ def adopted(make: MAKERS, _: Path) -> Scene:
     project = edited(make())
     project.edit("tool/src/tool/shared/table.py", b"ROWS = []\n", b"ROWS = [1]\n")
     project.at("tool/src/tool/speed/new.py").write_bytes(b"NEW = 1\n")
-    return Scene(project, ("adopt", "tool"), two_sets=True)
+    project.write(SOURCE, "LIMIT = 1\n\n\n" + FILES[SOURCE])
+    return Scene(project, ("adopt", "tool"))
 
 
 def upgraded(make: MAKERS, place: Path) -> Scene:
@@ -129,8 +129,6 @@ class Proof:
         after = take(self.root)
         self.points = run.points
         self.states = {"before": self._whole(before), "after": self._whole(after)}
-        if self.scene.two_sets:
-            self.states["between"] = self._whole({**_files(after), **_memory(before)})
         put_back(self.root, before)
 
     def see(self, disk: Disk) -> dict[str, Entry]:
@@ -159,20 +157,7 @@ class Proof:
     def whole(self, verb: str, code: int, now: Mapping[str, Entry], *others: str) -> list[str]:
         """The states from which ``verb`` (or one of ``others``, before it) comes to where the disk is now."""
         names = [name for name, state in self.states.items() if (code, now) == state.ends[verb]]
-        for name, state in self.states.items():
-            for other in others:
-                tree = state.ends[other][1]
-                halfway = {**_files(tree), **_memory(self.see(state.disk))} if other == "adopt" else tree
-                names += [name] if now in (tree, halfway) else []
-        return names
-
-
-def _files(disk: Disk) -> dict[str, Entry]:
-    return {name: entry for name, entry in disk.items() if "/graft/" not in name}
-
-
-def _memory(disk: Disk) -> dict[str, Entry]:
-    return {name: entry for name, entry in disk.items() if "/graft/" in name}
+        return names + [name for name, state in self.states.items() for other in others if now == state.ends[other][1]]
 
 
 @pytest.mark.parametrize("make", SCENES, ids=lambda scene: scene.__name__)
@@ -251,17 +236,3 @@ def _nameless(disk: Disk) -> list[tuple[str, Entry]]:
             path = path.replace(name, "SET")
         out.append((path, (kind, mode, content)))
     return sorted(out)
-
-
-def test_adopt_killed_between_its_two_sets_is_adopted(make_project: MAKERS, tmp_path: Path) -> None:
-    """Every file is as adopt leaves it, only the ledger is behind: no verb may take that for an edit of the user's."""
-    proof = Proof(adopted(make_project, tmp_path))
-    after, between = (proof.states[name].ends for name in ("after", "between"))
-    assert {verb: after[verb][0] for verb in VERBS} == {**dict.fromkeys(VERBS, 0)}
-    assert between["adopt"] == after["adopt"]
-    assert between["apply"] == after["apply"]
-    made = "upstreams/tool/src/tool/speed"
-    folder, new = after["apply"][1][made], after["apply"][1][f"{made}/new.py"]
-    # A new file of the user's that graft does not know of yet stays, as every file of his does.
-    assert between["revert"][0] == 0
-    assert _files(between["revert"][1]) == _files({**after["revert"][1], made: folder, f"{made}/new.py": new})

@@ -15,7 +15,7 @@ from tests.proofs.counts import TRIED
 from tests.proofs.disk import put_back, take, visible
 from tests.proofs.grafted import EDITED, GRAFTS, OVERLAYS, PACKS, SOURCES, THEIRS, Bench, Moving, known, wanted_lines
 from tests.proofs.users import COMMENTS, Deed, User, deeds, lines, same, split
-from tests.standins.project import Project
+from tests.standins.project import HOOKS, SOURCE, Project
 from tests.standins.upstream import TOOL
 
 OWN = ("src/tool/speed/mine.py", "src/tool/mine.txt", "src/tool/notes.py", "docs/deep/mine.md")
@@ -251,6 +251,27 @@ def test_most_upgrades_were_done_and_some_refused() -> None:
 
 
 # ------------------------------------------------------------------ adopt
+
+
+def test_an_edit_that_is_brought_home_is_there_once(applied: Project) -> None:
+    """Found by the property below: the source's own change stood beside the user's line, which then came twice."""
+    mine = applied.edit(HOOKS, b"    model.quick", b"    # u1\n    model.quick")
+    newer = SOURCES["src/tool/speed/hooks.py", 1]
+    applied.write(SOURCE, newer)
+    applied.ok("adopt", "tool")
+    both = newer.replace(b"    model.quick", b"    # u1\n    model.quick")
+    assert mine.count(b"# u1") == both.count(b"# u1") == 1
+    assert (applied.root / SOURCE).read_bytes() == both
+    assert applied.read(HOOKS) == both
+
+
+def test_an_edit_that_the_user_brought_home_himself_is_no_edit(applied: Project) -> None:
+    """revert asked for adopt, and adopt had nothing to bring: there was no way on but to delete the file."""
+    mine = applied.edit(HOOKS, b"    model.quick", b"    # u1\n    model.quick")
+    applied.write(SOURCE, mine)
+    applied.ok("revert", "tool")
+    assert applied.is_pristine()
+    assert (applied.root / SOURCE).read_bytes() == mine
 
 
 @pytest.fixture(scope="module")

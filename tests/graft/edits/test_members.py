@@ -11,6 +11,7 @@ from tests.graft.edits.cases import check, found
 W = "for the test"
 
 IMPORT = [
+    ("#!/usr/bin/env python\nx = 1\n", "#!/usr/bin/env python\nfrom .m import n\nx = 1\n"),
     ("import os\nfrom a import b\n\nx = 1\n", "import os\nfrom a import b\nfrom .m import n\n\nx = 1\n"),
     (
         "from a import (\n    b,\n    c,\n)  # two\nx\n",
@@ -45,6 +46,14 @@ def test_an_import_that_only_looks_alike(line: str) -> None:
 
 FIELD = [
     (
+        'class A:\n    x: int = 1\n    """About x."""\n',
+        'class A:\n    x: int = 1\n    """About x."""\n    y: int = 2\n',
+    ),
+    (
+        "class A:\n    @property\n    def p(self): ...\n",
+        "class A:\n    y: int = 2\n    @property\n    def p(self): ...\n",
+    ),
+    (
         "class A:\n    x: int = 1\n\n    def f(self): ...\n",
         "class A:\n    x: int = 1\n    y: int = 2\n\n    def f(self): ...\n",
     ),
@@ -67,6 +76,8 @@ def test_add_field(old: str, new: str) -> None:
 
 
 BASE = [
+    ("class A[T]:\n    x = 1\n", "class A[T](M):\n    x = 1\n"),
+    ("@dataclass\nclass A:\n    x = 1\n", "@dataclass\nclass A(M):\n    x = 1\n"),
     ("class A:\n    x = 1\n", "class A(M):\n    x = 1\n"),
     ("class A():\n    x = 1\n", "class A(M):\n    x = 1\n"),
     ("class A(B, C):\n    x = 1\n", "class A(M, B, C):\n    x = 1\n"),
@@ -81,6 +92,7 @@ def test_add_base(old: str, new: str) -> None:
 
 
 PARAMETER = [
+    ("def f[T: (int, str)](a: T): pass\n", "def f[T: (int, str)](a: T, k: int = 0): pass\n"),
     ("def f(): pass\n", "def f(k: int = 0): pass\n"),
     ("def f(a, b=1): pass\n", "def f(a, b=1, k: int = 0): pass\n"),
     ("def f(a: dict[str, int] = {}) -> x: pass\n", "def f(a: dict[str, int] = {}, k: int = 0) -> x: pass\n"),

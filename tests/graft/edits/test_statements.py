@@ -127,3 +127,38 @@ def test_refused_where_it_is_written(make, says: str) -> None:
     with pytest.raises(BadInput, match=says) as caught:
         make()
     assert "test_statements.py:" in caught.value.where
+
+
+BOUND = [
+    ("replace", "scale($x)", "$x.scaled()", "y = scale(a + b)", "y = (a + b).scaled()"),
+    ("replace", "scale($x)", "$x.scaled()", "y = scale(f(a)[0])", "y = f(a)[0].scaled()"),
+    ("replace", "loss = crit($x)", "loss = crit(2 * $x)", "loss = crit(a - b)", "loss = crit(2 * (a - b))"),
+    ("replace", "f($x)", "g($x, k=1)", "y = f(a or b)", "y = g(a or b, k=1)"),
+    ("replace", "f($x)", "g($x)", "y = f((a, b))", "y = g((a, b))"),
+    ("replace", "$x = f()", "$x = h()", "a, b = f()", "(a, b) = h()"),
+]
+
+
+@pytest.mark.parametrize(("_", "pattern", "with_", "old", "new"), BOUND)
+def test_what_is_bound_keeps_its_meaning(_: str, pattern: str, with_: str, old: str, new: str) -> None:
+    check(replace(pattern, with_=with_, why=W), f"def f_():\n    {old}\n", f"def f_():\n    {new}\n", "f_")
+
+
+def test_decorated_definitions_are_whole() -> None:
+    old = "@cache\ndef g(): ...\n"
+    check(before("def g(): ...", add="x = 1", why=W), old, "x = 1\n" + old, None)
+
+
+def test_the_first_line_of_a_script_stays_first() -> None:
+    old = "#!/usr/bin/env python\n# -*- coding: utf-8 -*-\n# about main\nmain()\n"
+    new = "#!/usr/bin/env python\n# -*- coding: utf-8 -*-\nx = 1\n# about main\nmain()\n"
+    check(before("main()", add="x = 1", why=W), old, new, None)
+
+
+def test_a_dollar_sign() -> None:
+    check(after("a()", add="print('$$HOME')", why=W), "a()\n", "a()\nprint('$HOME')\n", None)
+
+
+def test_strings_of_several_lines_are_refused() -> None:
+    with pytest.raises(BadInput, match="several lines"):
+        after("a()", add="x = '''1\n2'''", why=W)

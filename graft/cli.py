@@ -289,13 +289,11 @@ def _exit_code(verb: str, reports: Sequence[Report]) -> int:
 
 def _doctor(project: Project, upstreams: Sequence[Upstream], options: argparse.Namespace, screen: Screen) -> int:
     found = {upstream.name: doctor.diagnose(upstream, project.root, python=options.python) for upstream in upstreams}
+    bad = any(finding.level == "error" for findings in found.values() for finding in findings)
     if options.json:
-        print(
-            json.dumps({name: [vars(finding) for finding in findings] for name, findings in found.items()}, default=str)
-        )
+        data = {name: {"findings": [vars(finding) for finding in findings]} for name, findings in found.items()}
+        print(json.dumps({"ok": not bad, "verb": "doctor", "upstreams": data}, default=str))
     else:
         for name, findings in found.items():
             show_doctor(screen, name, findings)
-    return (
-        Exit.FAILED if any(finding.level == "error" for findings in found.values() for finding in findings) else Exit.OK
-    )
+    return Exit.FAILED if bad else Exit.OK

@@ -215,3 +215,17 @@ def test_data_tokenized_without_the_switch_is_refused(text_model, data_folder, t
     at("added", add_special_tokens=FEEDBACK)
     with pytest.raises(ValueError, match="not masked on disk"):
         at("added", use_feedback=True)
+
+
+def test_prompts_to_generate_from_are_no_business_of_the_mask(text_model, data_folder, tmp_path):
+    """On disk they lie beside answers of other lengths, one of them by chance of the same."""
+    from datasets import Dataset, DatasetDict
+    from llamafactory.feedback.arguments import _check_tokenized
+    from llamafactory.hparams import get_train_args
+
+    rows = [{"input_ids": [5] * n, "labels": [5] * 3} for n in (2, 3, 4)]
+    DatasetDict(validation=Dataset.from_list(rows)).save_to_disk(str(tmp_path / "on_disk"))
+    settings = tiny.settings(text_model, data_folder, tmp_path, use_feedback=True)
+    model_args, data_args, *_ = get_train_args(settings)
+    data_args.tokenized_path = str(tmp_path / "on_disk")
+    _check_tokenized(model_args, data_args)

@@ -270,3 +270,14 @@ def test_tokenized_data_on_disk_keeps_or_lacks_types(text_model, data_folder, tm
     again = load(text_model, data_folder, tmp_path, dataset="typed", use_hsa=True, tokenized_path=str(disk))
     assert "semantic_ids" in again.column_names
     assert json.dumps(again[0]["semantic_ids"])
+
+
+def test_data_tokenized_without_types_is_refused_before_anything_is_loaded(text_model, data_folder, tmp_path):
+    """Prediction gives the collator no model to ask, so the data itself is looked at."""
+    place = str(tmp_path / "untyped")
+    load(text_model, data_folder, tmp_path, dataset="typed", tokenized_path=place)
+    with pytest.raises(ValueError, match="has no `semantic_ids`"):
+        load(text_model, data_folder, tmp_path, dataset="typed", tokenized_path=place, use_hsa=True)
+    typed = str(tmp_path / "typed")
+    load(text_model, data_folder, tmp_path, dataset="typed", tokenized_path=typed, use_hsa=True)
+    assert len(load(text_model, data_folder, tmp_path, dataset="typed", tokenized_path=typed, use_hsa=True))

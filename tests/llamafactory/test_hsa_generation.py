@@ -1,5 +1,8 @@
 """Greedy and beam generation with a KV cache against a loop without any cache that knows all types."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import tiny
 
@@ -100,3 +103,29 @@ def test_other_unknown_arguments_are_still_refused():
     ids, mask, _ = prompt()
     with pytest.raises(ValueError, match="semantic_idz"):
         tiny.patched("qwen3").generate(input_ids=ids, attention_mask=mask, semantic_idz=ids, **GREEDY)
+
+
+@pytest.mark.parametrize("length", [5, 20])
+def test_types_of_another_length_than_the_prompt_are_refused(length):
+    ids, mask, types = prompt()
+    wrong = types[:, :1].expand(-1, length)
+    with pytest.raises(ValueError, match="give the type of every token"):
+        tiny.patched("qwen3").generate(input_ids=ids, attention_mask=mask, semantic_ids=wrong, **GREEDY)
+
+
+def test_two_threads_generate_at_once():
+    """A server has several; each announces its own pass."""
+    ids, mask, types = prompt()
+    model = tiny.patched("qwen3")
+    alone = model.generate(input_ids=ids, attention_mask=mask, semantic_ids=types, **GREEDY)
+    plain = model.generate(input_ids=ids, attention_mask=mask, **GREEDY)
+    gate = threading.Barrier(4)
+
+    def run(given):
+        gate.wait()
+        return [model.generate(input_ids=ids, attention_mask=mask, **given, **GREEDY) for _ in range(4)]
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(run, [{"semantic_ids": types}, {}, {"semantic_ids": types}, {}]))
+    for number, outputs in enumerate(results):
+        assert all(torch.equal(output, plain if number % 2 else alone) for output in outputs)

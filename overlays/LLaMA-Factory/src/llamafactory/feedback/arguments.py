@@ -3,7 +3,7 @@
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from ..extras.misc import has_tokenized_data
+from ..extras.misc import has_tokenized_data, try_download_model_from_other_hub
 
 if TYPE_CHECKING:
     from ..hparams import DataArguments, FinetuningArguments, ModelArguments
@@ -43,30 +43,45 @@ def resolve_feedback(
 
         model_args.add_special_tokens = [*special, token]
 
-    if model_args.quantization_bit is not None and not _has_token(model_args, token):
+    if model_args.quantization_bit is not None and _outgrows_embeddings(model_args):
         raise ValueError(
-            f"`use_feedback` cannot add {token!r} to a quantized model, whose embeddings cannot be resized. Add it to "
-            "the unquantized model and save that first, or train without `quantization_bit`."
+            f"`use_feedback` cannot add {token!r} to this quantized model: its embeddings have no row left for it and "
+            "cannot be resized. Add the token to the unquantized model and save that first, or train without "
+            "`quantization_bit`."
         )
 
     if data_args.tokenized_path is not None and has_tokenized_data(data_args.tokenized_path):
         _check_tokenized(model_args, data_args)
 
 
+def _from_hub(model_args: "ModelArguments") -> dict[str, Any]:
+    """What the model's parts are loaded with, from the hub that LLaMA-Factory is set to."""
+    model_args.model_name_or_path = try_download_model_from_other_hub(model_args)
+    return {
+        "pretrained_model_name_or_path": model_args.model_name_or_path,
+        "trust_remote_code": model_args.trust_remote_code,
+        "cache_dir": model_args.cache_dir,
+        "revision": model_args.model_revision,
+        "token": model_args.hf_hub_token,
+    }
+
+
 def _tokenizer(model_args: "ModelArguments") -> Any:
+    """The tokenizer with every token that LLaMA-Factory is going to add."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(
-        model_args.model_name_or_path,
-        trust_remote_code=model_args.trust_remote_code,
-        cache_dir=model_args.cache_dir,
-        revision=model_args.model_revision,
-        token=model_args.hf_hub_token,
-    )
+    tokenizer = AutoTokenizer.from_pretrained(use_fast=model_args.use_fast_tokenizer, **_from_hub(model_args))
+    tokenizer.add_tokens(list(model_args.add_tokens or []))
+    tokenizer.add_tokens(list(model_args.add_special_tokens or []), special_tokens=True)
+    return tokenizer
 
 
-def _has_token(model_args: "ModelArguments", token: str) -> bool:
-    return token in _tokenizer(model_args).get_vocab()
+def _outgrows_embeddings(model_args: "ModelArguments") -> bool:
+    """Whether the embeddings must grow; many models have rows to spare."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(**_from_hub(model_args))
+    return len(_tokenizer(model_args)) > config.get_text_config().vocab_size
 
 
 def _check_tokenized(model_args: "ModelArguments", data_args: "DataArguments") -> None:
@@ -79,17 +94,20 @@ def _check_tokenized(model_args: "ModelArguments", data_args: "DataArguments") -
 
     from ..extras.constants import IGNORE_INDEX
 
-    tokenizer = _tokenizer(model_args)
-    tokenizer.add_tokens(list(model_args.add_tokens or []))
-    tokenizer.add_tokens(list(model_args.add_special_tokens or []), special_tokens=True)
-    token_id = tokenizer.convert_tokens_to_ids(data_args.feedback_token)
-    remedy = f"Remove {data_args.tokenized_path} and tokenize it again with `use_feedback: true`."
+    token_id = _tokenizer(model_args).convert_tokens_to_ids(data_args.feedback_token)
+    remedy = (
+        f"Remove {data_args.tokenized_path} and tokenize it again with `use_feedback: true`; if the data truly holds "
+        "no feedback, turn the switch off."
+    )
     data = load_from_disk(data_args.tokenized_path)
-    found = False
-    for split in data.values() if isinstance(data, DatasetDict) else [data]:
+    splits = list(data.values()) if isinstance(data, DatasetDict) else [data]
+    # A split made to generate from has prompts beside answers of other lengths, and nothing to mask.
+    trained = [split for split in splits if all(len(row["input_ids"]) == len(row["labels"]) for row in split)]
+    found = not trained
+    for split in trained:
         for row in split:
             ids, labels = np.asarray(row["input_ids"]), np.asarray(row["labels"])
-            if len(ids) != len(labels) or token_id not in ids:
+            if token_id not in ids:
                 continue
 
             found = True

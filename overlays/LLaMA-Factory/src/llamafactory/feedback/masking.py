@@ -109,6 +109,6 @@ def drop_unlabelled(processor: "DatasetProcessor", model_inputs: dict[str, list[
     keep = [any(label != IGNORE_INDEX for label in labels) for labels in model_inputs["labels"]]
     if not all(keep):
         dropped = len(keep) - sum(keep)
-        logger.warning_rank0(f"Dropped {dropped} of {len(keep)} rows: no label follows their feedback token.")
+        logger.warning_rank0(f"Dropped {dropped} of {len(keep)} rows: no label is left in them.")
         for name, column in model_inputs.items():
             model_inputs[name] = [value for value, kept in zip(column, keep, strict=True) if kept]

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from ..extras.misc import has_tokenized_data
+
 if TYPE_CHECKING:
     from ..hparams import DataArguments, FinetuningArguments, ModelArguments
 
@@ -101,3 +103,20 @@ def resolve_hsa(
     for refused, what, remedy in refusals:
         if refused:
             raise ValueError(f"`use_hsa` cannot be combined with {what}: {remedy}.")
+
+    if data_args.tokenized_path is not None and has_tokenized_data(data_args.tokenized_path):
+        _check_tokenized(data_args.tokenized_path)
+
+
+def _check_tokenized(path: str) -> None:
+    """Refuse data on disk that was tokenized without the switch, prompts to generate from included."""
+    from datasets import DatasetDict, load_from_disk
+
+    data = load_from_disk(path)
+    splits = data if isinstance(data, DatasetDict) else {"train": data}
+    untyped = [name for name, split in splits.items() if "semantic_ids" not in split.column_names]
+    if untyped:
+        raise ValueError(
+            f"`use_hsa` is on, but the data in {path} ({', '.join(untyped)}) has no `semantic_ids`: it was tokenized "
+            "with `use_hsa: false`. Remove it and tokenize it again."
+        )

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import threading
 from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
@@ -19,7 +20,11 @@ class BackboneHook:
 
     rule: HSARule
     backend: str
-    _open: list[Any] = field(default_factory=list)
+    _open: dict[int, list[Any]] = field(default_factory=dict)  # by thread: a server generates in several
+
+    @property
+    def _passes(self) -> list[Any]:
+        return self._open.setdefault(threading.get_ident(), [])
 
     def before(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """Announce the pass.
@@ -39,15 +44,15 @@ class BackboneHook:
         else:
             forward = self._announce(module, args, kwargs, types, segments)
 
-        self._open.append((enter(forward), forward))
+        self._passes.append((enter(forward), forward))
         return args, kwargs
 
     def after(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         """End the pass, also when it failed."""
-        if not self._open:
+        if not self._passes:
             return
 
-        token, forward = self._open.pop()
+        token, forward = self._passes.pop()
         leave(token)
         if forward is not None and not forward.used and output is not None:
             raise RuntimeError(
@@ -136,6 +141,15 @@ def allow_types_in_generate(model: Any) -> None:
     ) -> dict[str, Any]:
         inputs = original(self, input_ids, *args, **kwargs)
         if semantic_ids is not None:
+            cache = kwargs.get("past_key_values")
+            begins = cache is not None and cache.get_seq_length() == 0  # without a cache no step tells it is the first
+            given, wanted = semantic_ids.shape[1], input_ids.shape[1]
+            if given > wanted or (begins and given != wanted):
+                raise ValueError(
+                    f"`semantic_ids` are for {given} tokens, the prompt has {wanted}: "
+                    "give the type of every token of the prompt."
+                )
+
             generated = max(input_ids.shape[1] - semantic_ids.shape[1], 0)
             inputs["semantic_ids"] = torch.nn.functional.pad(
                 semantic_ids, (0, generated), value=int(SemanticType.GLOBAL_CONDITION)

@@ -59,7 +59,10 @@ def apply_hsa_patch(model: "torch.nn.Module", model_args: "HSAArguments", is_tra
         window=model_args.hsa_window,
     )
     base.hsa_rule = rule
-    base.hsa_handles = hook_backbone(backbone, rule, model_args.hsa_backend)
+    backend = model_args.hsa_backend
+    if backend == "auto" and getattr(backbone.config, "attention_dropout", 0):
+        backend = "sdpa"  # FlexAttention has no dropout
+    base.hsa_handles = hook_backbone(backbone, rule, backend)
     if hasattr(type(base), "prepare_inputs_for_generation"):
         allow_types_in_generate(base)
 
@@ -91,6 +94,7 @@ def _refuse_unreachable(base: "PreTrainedModel", backbone: "PreTrainedModel") ->
     config = backbone.config
     reasons = [
         (getattr(config, "is_encoder_decoder", False), "is an encoder-decoder model"),
+        (config.model_type == "doge", "reads its mask as a yes or no, so a bias would hide keys"),
         (getattr(config, "attn_logit_softcapping", None) is not None, "soft-caps its scores, which SDPA cannot"),
         (
             not set(getattr(config, "layer_types", None) or []) <= _PLAIN_LAYERS,

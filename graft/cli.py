@@ -291,8 +291,8 @@ def _doctor(project: Project, upstreams: Sequence[Upstream], options: argparse.N
     found = {upstream.name: doctor.diagnose(upstream, project.root, python=options.python) for upstream in upstreams}
     bad = any(finding.level == "error" for findings in found.values() for finding in findings)
     if options.json:
-        data = {name: {"findings": [vars(finding) for finding in findings]} for name, findings in found.items()}
-        print(json.dumps({"ok": not bad, "verb": "doctor", "upstreams": data}, default=str))
+        data = {name: {"findings": [finding.as_dict() for finding in findings]} for name, findings in found.items()}
+        print(json.dumps({"ok": not bad, "verb": "doctor", "upstreams": data}))
     else:
         for name, findings in found.items():
             show_doctor(screen, name, findings)

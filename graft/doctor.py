@@ -25,7 +25,9 @@ _SPEC = re.compile(r"\s*(>=|<=|==|!=|~=|<|>)\s*(\d+(?:\.\d+)*)(\.\*)?\s*\Z")
 
 # Metadata only: importing a package to learn its version would start torch.
 _ASK = """
-import json, re, sys
+import sys
+sys.path[:] = filter(None, sys.path)  # not the folder one stands in: in a checkout it holds upstream's own modules
+import json, re
 from importlib.metadata import distributions
 found = {}
 for entry in distributions():
@@ -58,6 +60,9 @@ class Finding:
     level: Level
     what: str
     remedy: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        return {"level": self.level.value, "what": self.what, "remedy": self.remedy}
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ class Interpreter:
 
 
 def diagnose(
-    upstream: Upstream, root: Path, *, python: str | None = None, checkout: Path | None = None
+    upstream: Upstream, root: Path, *, python: str | Path | None = None, checkout: Path | None = None
 ) -> list[Finding]:
     """Look at everything that ``upstream`` needs; writes nothing.
 
@@ -129,15 +134,22 @@ def diagnose(
     needs = environment(root, upstream.name)
     place = str(checkout or root / upstream.path)
     chosen = choose(root, upstream.name, python)
+    alone = python is None and not (_venv(root, upstream) / "bin" / "python").is_file()
     findings = [_git(root)]
     try:
         found = ask(chosen)
     except GraftError as error:
         findings.append(Finding(Level.ERROR, str(error.what), error.remedy))
     else:
-        findings.append(_python(upstream, root, found))
-        if needs is not None:
-            findings += _packages(upstream, needs, found, place)
+        fits = _python(upstream, root, found)
+        findings.append(fits)
+        target = str(_venv(root, upstream) / "bin" / "python") if alone or fits.remedy else found.path
+        lacking = _packages(upstream, needs, found, target, place) if needs is not None else []
+        if alone and not fits.remedy and worst(lacking) is Level.ERROR:
+            make = shlex.join([found.path, "-m", "venv", str(_venv(root, upstream))])
+            said = f"{upstream.name} has no environment of its own; make one before what is missing goes into it"
+            findings.append(Finding(Level.WARNING, said, make))
+        findings += lacking
     if needs is None:
         findings.append(Finding(Level.INFO, f"envs/{upstream.name}.toml is not there: packages were not looked at"))
     else:
@@ -175,10 +187,14 @@ def environment(root: Path, name: str) -> Environment | None:
     )
 
 
-def choose(root: Path, name: str, python: str | None) -> str:
+def choose(root: Path, name: str, python: str | Path | None) -> str:
     """The interpreter to look into: the one given, the project's own for this upstream, the running one."""
     own = root / ".venvs" / name / "bin" / "python"
-    return python or (str(own) if own.is_file() else sys.executable)
+    return str(python or (own if own.is_file() else sys.executable))
+
+
+def _venv(root: Path, upstream: Upstream) -> Path:
+    return root / ".venvs" / upstream.name
 
 
 def ask(python: str) -> Interpreter:
@@ -291,7 +307,7 @@ def _python(upstream: Upstream, root: Path, found: Interpreter) -> Finding:
     shown = ".".join(map(str, found.version))
     if satisfies(shown, upstream.python):
         return Finding(Level.OK, f"Python {shown} ({found.path}); {upstream.name} runs on {upstream.python}")
-    venv = root / ".venvs" / upstream.name
+    venv = _venv(root, upstream)
     fitting = _fitting(upstream.python)
     make = f"{fitting or 'python3.X'} -m venv {shlex.quote(str(venv))}"
     remedy = make if fitting else f"install a Python {upstream.python}, then: {make}"
@@ -309,7 +325,8 @@ def _fitting(specifier: str) -> str | None:
     return None
 
 
-def _packages(upstream: Upstream, needs: Environment, found: Interpreter, checkout: str) -> list[Finding]:
+def _packages(upstream: Upstream, needs: Environment, found: Interpreter, target: str, checkout: str) -> list[Finding]:
+    """What is there and what is not; the remedies install into the interpreter ``target``."""
     findings: list[Finding] = []
     here = 0
     for package in needs.packages:
@@ -319,7 +336,7 @@ def _packages(upstream: Upstream, needs: Environment, found: Interpreter, checko
         if fits:
             here += 1
             continue
-        install = [found.path, "-m", "pip", "install", *(["--no-deps"] if package.no_deps else [])]
+        install = [target, "-m", "pip", "install", *(["--no-deps"] if package.no_deps else [])]
         remedy = shlex.join([*install, package.source or package.name + package.version])
         if have:
             shown = ", ".join(f"{name} {release}" for name, release in have.items())
@@ -329,7 +346,7 @@ def _packages(upstream: Upstream, needs: Environment, found: Interpreter, checko
         else:
             findings.append(Finding(Level.ERROR, f"{package.name}{package.version} is not installed", remedy))
     if len(findings) > 2 and needs.install:
-        values = {"python": shlex.quote(found.path), "checkout": shlex.quote(checkout)}
+        values = {"python": shlex.quote(target), "checkout": shlex.quote(checkout)}
         whole = " && ".join(command.format_map(values) for command in needs.install)
         findings.append(Finding(Level.INFO, f"the whole environment for {upstream.name} at once", whole))
     if here:

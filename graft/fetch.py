@@ -16,14 +16,29 @@ from graft.lock import Upstream
 SILENCE = 30.0
 """Seconds without a word from a remote after which it counts as dead."""
 
+_DIRECT_SILENCE = 10.0
+"""The same where a mirror is configured, most often because there is no way to the URL itself."""
+
+_STAND_IN = "graft-direct://url"
+
 
 @dataclass(frozen=True)
 class Remote:
-    """An address to fetch from; ``local`` when it is a repository on this machine."""
+    """An address to fetch from.
+
+    Attributes:
+        address: as git takes it.
+        shown: in words, without credentials.
+        local: its place when it is a repository on this machine.
+        settings: git's options without which the address does not work.
+        patience: seconds without a word after which it counts as dead.
+    """
 
     address: str
     shown: str
     local: Path | None
+    settings: tuple[str, ...] = ()
+    patience: float = SILENCE
 
 
 def mirrored(upstream: Upstream, mirror: Path) -> Iterator[Remote | str]:
@@ -54,17 +69,35 @@ def _owner_and_name(url: str) -> tuple[str, str]:
 
 def published(upstream: Upstream, cwd: Path) -> Remote:
     """The upstream's URL as git is configured to reach it."""
-    used = git_text(["ls-remote", "--get-url", upstream.url], cwd=cwd)
-    local = None
-    parts = urllib.parse.urlsplit(used)
-    if parts.scheme == "file":
-        local = Path(urllib.request.url2pathname(parts.path))
-    elif used.startswith("/"):
-        local = Path(used)
+    used = _rewritten(upstream.url, cwd)
     shown = redact(upstream.url)
     if used != upstream.url:
         shown = f"{redact(used)} (git is configured to use it instead of {shown})"
-    return Remote(upstream.url, shown, local)
+    return Remote(upstream.url, shown, _local(used))
+
+
+def direct(upstream: Upstream, cwd: Path) -> Remote | None:
+    """The upstream's URL past git's ``insteadOf``; None where git does not rewrite it.
+
+    git rewrites an address once. A word that stands for the URL in one call's own settings comes out as the URL, which
+    no other rewrite then touches.
+    """
+    if "=" in upstream.url or _rewritten(upstream.url, cwd) == upstream.url:  # `-c` ends a key at its first `=`
+        return None
+    settings = ("-c", f"url.{upstream.url}.insteadOf={_STAND_IN}")
+    shown = f"{redact(upstream.url)} itself, past git's insteadOf"
+    return Remote(_STAND_IN, shown, _local(upstream.url), settings, _DIRECT_SILENCE)
+
+
+def _rewritten(url: str, cwd: Path) -> str:
+    return git_text(["ls-remote", "--get-url", "--", url], cwd=cwd)
+
+
+def _local(address: str) -> Path | None:
+    parts = urllib.parse.urlsplit(address)
+    if parts.scheme == "file":
+        return Path(urllib.request.url2pathname(parts.path))
+    return Path(address) if address.startswith("/") else None
 
 
 def fetch(upstream: Upstream, tree: Path, remote: Remote, progress: Progress) -> tuple[str, ...]:
@@ -80,28 +113,26 @@ def fetch(upstream: Upstream, tree: Path, remote: Remote, progress: Progress) ->
 
 def _fetch_commit(upstream: Upstream, tree: Path, remote: Remote, progress: Progress) -> None:
     options = [
+        *remote.settings,
         *("-c", "fetch.fsckObjects=true", "-c", "http.lowSpeedLimit=1000", "-c", f"http.lowSpeedTime={SILENCE:.0f}"),
         *("-c", "gc.auto=0", "-c", "maintenance.auto=false", *NO_HOOKS),
         *("fetch", "--progress", "--no-tags", "--no-recurse-submodules"),
     ]
+
+    def ask(depth: str, what: str) -> None:
+        words = [*options, depth, "--", remote.address, what]
+        watch(words, cwd=tree, progress=progress, silence=remote.patience)
+
     try:
-        watch(
-            [*options, "--depth=1", "--", remote.address, upstream.commit], cwd=tree, progress=progress, silence=SILENCE
-        )
+        ask("--depth=1", upstream.commit)
     except GraftError as refused:
         # A server may serve the tips of its refs only. Then the pin is a tip, or it lies behind one.
         if not any(word in refused.what for word in ("not our ref", "unadvertised", "remote ref")):
             raise
         try:
-            watch(
-                [*options, "--depth=1", "--", remote.address, upstream.ref],
-                cwd=tree,
-                progress=progress,
-                silence=SILENCE,
-            )
+            ask("--depth=1", upstream.ref)
             if not has_commit(tree, upstream.commit):
-                whole = [*options, "--unshallow", "--", remote.address, upstream.ref]
-                watch(whole, cwd=tree, progress=progress, silence=SILENCE)
+                ask("--unshallow", upstream.ref)
         except GraftError as error:
             raise GraftError(f"{refused.what}; and by its ref: {error.what}") from error
     if not has_commit(tree, upstream.commit):

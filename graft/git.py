@@ -45,7 +45,7 @@ _SETTLED = {
 }
 
 NO_HOOKS = ("-c", f"core.hooksPath={os.devnull}", "-c", "core.fsmonitor=false", "-c", "submodule.recurse=false")
-"""Options before a verb that writes a checkout, so that none of the user's hooks or watchers act on it."""
+"""Options before every verb, so that no hook and no watcher of a checkout acts: both are programs of its own."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def run(args: Sequence[str], *, cwd: Path, input: bytes | None = None, env: Mapp
     settled["GIT_CEILING_DIRECTORIES"] = os.pathsep.join(filter(None, above))
     try:
         done = subprocess.run(
-            ["git", *args],
+            ["git", *NO_HOOKS, *args],
             cwd=cwd,
             input=input,
             stdin=subprocess.DEVNULL if input is None else None,
@@ -171,7 +171,7 @@ def watch(args: Sequence[str], *, cwd: Path, progress: Progress, silence: float)
     try:
         # A session of its own: no terminal that ssh could prompt on, and one group to end with all helpers.
         process = subprocess.Popen(
-            ["git", *args],
+            ["git", *NO_HOOKS, *args],
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

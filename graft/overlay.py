@@ -89,6 +89,10 @@ def _files(root: Path, source: str, pack: Pack) -> Iterator[Path]:
                 raise BadInput(
                     "an overlay must not hold a symbolic link", where=str(file), remedy="put the file itself there"
                 )
+            if name in files and not file.is_file():
+                raise BadInput(
+                    "an overlay must not hold a pipe, socket or device", where=str(file), remedy="take it away"
+                )
             if name in files and name not in _SKIPPED and not name.endswith((".pyc", "~", ".swp")):
                 count += 1
                 yield file

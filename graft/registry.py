@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
-from graft.archive import verify
+from graft.archive import Unproven, verify
 from graft.errors import GraftError
 from graft.git import Progress, redact
 from graft.lock import Archive
@@ -87,9 +87,11 @@ def download(archive: Archive, registry: Registry, into: Path, *, offline: bool,
     """Fetch the archive to the file ``into`` and prove it; returns where it came from (without credentials).
 
     Raises:
-        GraftError: no location has it, or what came is not the lock's file; lists every location tried.
+        GraftError: no location has it; lists every location tried.
+        Unproven: none has it, and one has a file of that name that is not the lock's.
     """
     said: list[str] = []
+    unproven: Unproven | None = None
     for location in (*registry.links, *registry.indexes):
         shown = redact(location)
         if offline and not _local(location):
@@ -108,8 +110,11 @@ def download(archive: Archive, registry: Registry, into: Path, *, offline: bool,
             _save(url, archive, registry, into)
         except (OSError, ValueError, GraftError) as error:
             said.append(f"{shown}: {_reason(error)}")
+            unproven = error if isinstance(error, Unproven) else unproven
             continue
         return shown
+    if unproven is not None:
+        raise Unproven("; ".join(said), where=unproven.where, remedy=unproven.remedy)
     raise GraftError(
         "; ".join(said) or "pip is configured with no index",
         where=f"{archive.distribution} {archive.version}",
@@ -225,7 +230,11 @@ def _save(url: str, archive: Archive, registry: Registry, into: Path) -> None:
         while chunk := answer.read(1 << 18):
             written += len(chunk)
             if written > archive.size:
-                raise GraftError(f"longer than the {archive.size} bytes of the lock", where=archive.file)
+                raise Unproven(
+                    f"longer than the {archive.size} bytes of the lock",
+                    where=archive.file,
+                    remedy="correct `size` and `sha256` in the lock, or use another index",
+                )
             out.write(chunk)
     if written != archive.size:
         raise GraftError(f"{written} bytes came, the lock says {archive.size}", where=archive.file)

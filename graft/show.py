@@ -33,7 +33,7 @@ def show_report(screen: Screen, verb: str, report: Report) -> None:
     for note in report.notes:
         screen.say(f"  note      {note}")
     for line in report.tried:
-        screen.say(f"  tried     {line}")
+        screen.say(f"  tried     {_in_short(line) if report.source else line}")
     for warning in report.warnings:
         screen.say(f"  {screen.paint('warning', 'warn')}   {warning}")
     for error in report.errors:
@@ -48,6 +48,12 @@ def _show_diff(screen: Screen, report: Report) -> None:
         screen.aside(f"{report.name}: nothing to show, it is {report.state}")
     for text in (*report.notes, *report.warnings, *(f"error: {error}" for error in report.errors)):
         screen.aside(f"{report.name}: {text}")
+
+
+def _in_short(attempt: str) -> str:
+    """An attempt after which another source served: git's own words about it (in ``--json``) no longer help."""
+    source, _, why = attempt.partition(": ")
+    return f"{source}: git could not fetch from it" if why.startswith("`git ") else attempt
 
 
 def _listed(files: Sequence[str], most: int = 4) -> str:

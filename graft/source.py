@@ -49,7 +49,7 @@ class Source:
 
     @cached_property
     def _spans(self) -> Mapping[cst.CSTNode, Span]:
-        return spans_of(self.module)
+        return spans_of(self.module, self.path)
 
     def span(self, node: cst.CSTNode) -> Span:
         """Byte offsets of a node's code, decorators included, without comments above it and the line end after it."""

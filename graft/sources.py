@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from graft.archive import unpack
+from graft import flock
+from graft.archive import Unproven
 from graft.errors import BadInput, GraftError, Unreachable
-from graft.fetch import fetch, mirrored, published
 from graft.git import NO_HOOKS, Progress, config_get, git, git_dir, git_text, has_commit, position, run
 from graft.lock import Upstream
+from graft.offers import every
 from graft.pushguard import guard
-from graft.registry import configured, download
 
 ABSENT = "graft-absent"
 """File in a checkout's git directory: the paths that the source of an incomplete checkout lacked, NUL-separated."""
@@ -88,8 +88,8 @@ def obtain(
 ) -> Obtained:
     """The checkout of ``upstream`` in the project at ``root``, made now if it is not there.
 
-    Sources, in order: the checkout that is there; ``mirror``; the URL, or the mirror that git's ``insteadOf`` puts in
-    its place; the registry archive.
+    Sources, in order: the checkout that is there; ``mirror``; the mirror that git's ``insteadOf`` puts in the place of
+    the URL; the URL; the archive in ``mirror``; the registry archive. A second process waits while one fetches.
 
     Args:
         mirror: a directory of repositories: OWNER+NAME/repo, OWNER/NAME, OWNER+NAME or NAME, bare (.git) or not.
@@ -100,46 +100,68 @@ def obtain(
         GraftError: what is there is not at the pin, or is no checkout. It is left as it is.
         BadInput: ``mirror`` is not a directory.
         Unreachable: no source has the pin; lists all that were tried.
+        Unproven: the same, and one source's tree or archive is not what the lock says.
     """
     path = root / upstream.path
     if mirror is not None and not mirror.is_dir():
         raise BadInput("not a directory", where=f"--mirror {mirror}", remedy="name a directory that holds clones")
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise GraftError("is in the way: not a directory", where=str(path), remedy="move it away")
-    if path.is_dir() and any(path.iterdir()):
+    if _occupied(path):
         return _standing(upstream, path)
-    kept = _module(root, upstream)
-    if kept is not None and (kept / "HEAD").is_file():
-        return _attach(upstream, path, kept)
+    with flock.turn(_fetching(root, upstream), lambda who: progress(f"{upstream.name}: waiting for {who}")):
+        if _occupied(path):
+            return _standing(upstream, path)
+        kept = _module(root, upstream)
+        if kept is not None and (kept / "HEAD").is_file():
+            return _attach(upstream, path, kept)
+        with _incoming(path) as room:
+            return _first(upstream, path, room, kept, mirror, offline, progress)
+
+
+def _occupied(path: Path) -> bool:
+    return path.is_dir() and any(path.iterdir())
+
+
+def _fetching(root: Path, upstream: Upstream) -> Path:
+    """The file whose lock a process holds while it makes this checkout; outside the project's status."""
+    store = git_dir(root) / "graft" if (root / ".git").exists() else (root / upstream.path).parent
+    return store / f"{_INCOMING}-{upstream.path.replace('/', '+')}.lock"
+
+
+def _first(
+    upstream: Upstream,
+    path: Path,
+    room: Path,
+    kept: Path | None,
+    mirror: Path | None,
+    offline: bool,
+    progress: Progress,
+) -> Obtained:
+    """The checkout from the first source that proves the pin."""
     tried: list[Attempt] = []
-    with _incoming(path) as room:
-        for remote in (*(mirrored(upstream, mirror) if mirror else ()), published(upstream, room)):
-            if isinstance(remote, str):
-                tried.append(Attempt(*remote.split(": ", 1)))
-                continue
-            if offline and remote.local is None:
-                tried.append(Attempt(remote.shown, "not asked, offline"))
-                continue
-            tree = _empty(room, upstream)
-            progress(f"{upstream.name}: {remote.shown}")
-            try:
-                absent = fetch(upstream, tree, remote, progress)
-                _check_out(upstream, tree, absent)
-            except GraftError as error:
-                tried.append(Attempt(remote.shown, error.what))
-                continue
-            return _placed(upstream, path, tree, kept, remote.shown, absent, tried)
-        if upstream.archive is not None:
-            file = room / upstream.archive.file
-            tree = _empty(room, upstream)
-            progress(f"{upstream.name}: {upstream.archive.file} from the Python registry")
-            try:
-                shown = _from_archive(upstream, mirror, file, tree, offline, progress)
-                _check_out(upstream, tree, ())
-            except GraftError as error:
-                tried.append(Attempt("registry archive", error.what))
-            else:
-                return _placed(upstream, path, tree, kept, shown, (), tried)
+    unproven: Unproven | None = None
+    for source in every(upstream, room, mirror, offline, progress):
+        if isinstance(source, str):
+            tried.append(Attempt(*source.split(": ", 1)))
+            continue
+        tree = _empty(room, upstream)
+        progress(f"{upstream.name}: {source.shown}")
+        try:
+            shown, absent = source.bring(tree)
+            _check_out(upstream, tree, absent)
+        except GraftError as error:
+            tried.append(Attempt(source.shown, error.what))
+            unproven = error if isinstance(error, Unproven) else unproven
+            continue
+        return _placed(upstream, path, tree, kept, shown, absent, tried)
+    if unproven is not None:
+        listed = "".join(f"\n  - {attempt}" for attempt in tried)
+        raise Unproven(
+            f"no source gave what the lock pins, and one gave something else; tried:{listed}",
+            where=upstream.name,
+            remedy=unproven.remedy,
+        )
     raise unreachable(upstream, tried, offline)
 
 
@@ -253,7 +275,7 @@ def _empty(room: Path, upstream: Upstream) -> Path:
         ("remote.origin.url", upstream.url),
         ("remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*"),
     ):
-        git(["config", key, value], cwd=tree)
+        git(["config", "--", key, value], cwd=tree)
     return tree
 
 
@@ -261,7 +283,12 @@ def _check_out(upstream: Upstream, tree: Path, absent: tuple[str, ...]) -> None:
     """Put the pin into the working tree and prove that it is what the lock says."""
     found = git_text(["rev-parse", "--verify", f"{upstream.commit}^{{tree}}"], cwd=tree)
     if found != upstream.tree:
-        raise GraftError(f"the pinned commit has the tree {found} there, the lock says {upstream.tree}")
+        raise Unproven(
+            f"the pinned commit has the tree {found} there, the lock says {upstream.tree}",
+            where=upstream.name,
+            # A commit's id stands for its tree: the lock is what errs.
+            remedy=f"correct the lock: `tree` is {found} where `commit` is {upstream.commit}",
+        )
     (tree / ".git" / "HEAD").write_text(upstream.commit + "\n", encoding="ascii")
     if absent:
         (tree / ".git" / ABSENT).write_bytes(b"".join(os.fsencode(name) + b"\0" for name in absent))
@@ -279,19 +306,6 @@ def _write_files(upstream: Upstream, tree: Path, absent: tuple[str, ...], env: d
         # Marked so, the files neither count as deleted nor make git look for what is not there.
         git(["update-index", "-z", "--skip-worktree", "--stdin"], cwd=tree, env=env, input=names)
     git([*NO_HOOKS, "checkout-index", "-q", "--all", "--force", "-u"], cwd=tree, env=env)
-
-
-def _from_archive(
-    upstream: Upstream, mirror: Path | None, file: Path, tree: Path, offline: bool, progress: Progress
-) -> str:
-    assert upstream.archive is not None
-    given = mirror / upstream.archive.file if mirror is not None else None
-    if given is not None and given.is_file():
-        unpack(given, upstream, upstream.archive, tree)
-        return f"archive {given}"
-    where = download(upstream.archive, configured(), file, offline=offline, progress=progress)
-    unpack(file, upstream, upstream.archive, tree)
-    return f"registry archive {upstream.archive.file} from {where}"
 
 
 def _placed(
@@ -335,6 +349,8 @@ def _absorb(path: Path, tree: Path, kept: Path) -> None:
     try:
         os.rename(tree / ".git", kept)
     except OSError as error:
+        if (kept / "HEAD").is_file():
+            raise GraftError("git has fetched it meanwhile", where=str(kept), remedy="run again") from error
         raise GraftError(
             f"the git directory could not be moved there: {error.strerror}",
             where=str(kept),
@@ -351,7 +367,7 @@ def _register(upstream: Upstream, path: Path) -> None:
         return
     for key, value in ((f"submodule.{name}.active", "true"), (f"submodule.{name}.url", upstream.url)):
         if config_get(root, key) is None:
-            git(["config", "--local", key, value], cwd=root)
+            git(["config", "--local", "--", key, value], cwd=root)
 
 
 def _attach(upstream: Upstream, path: Path, kept: Path) -> Obtained:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import threading
 import time
 from typing import TextIO
 
 _COLOURS = {"good": "32", "bad": "31", "warn": "33", "dim": "2", "bold": "1", "add": "32", "del": "31", "hunk": "36"}
+_INTERVAL = 5.0
+"""Seconds for which a stage's next line has to wait in a log."""
+
+_COUNT = re.compile(r":\s+\d")  # as in `Receiving objects:  12% (3/25)`
+
 _STATES = {
     "applied": "good",
     "already applied": "good",
@@ -39,6 +45,7 @@ class Screen:
         self._began = time.monotonic()
         self._shown = 0
         self._text = self._last = ""
+        self._logged: dict[str, float] = {}
         self._timer: threading.Timer | None = None
         self._guard = threading.Lock()
 
@@ -60,7 +67,10 @@ class Screen:
             print(text, file=self.err)
 
     def progress(self, text: str) -> None:
-        """What goes on now; shown once a command has run for a second, on one line, or line by line in a log."""
+        """What goes on now; shown once a command has run for a second.
+
+        On a terminal it is one line that changes; in a log a line for each stage, and one more every five seconds.
+        """
         with self._guard:
             self._text = text
             late = time.monotonic() - self._began >= 1.0
@@ -75,6 +85,11 @@ class Screen:
         with self._guard:
             if not self._text or self._text == self._last:
                 return
+            if not self._live:
+                stage, now = _COUNT.split(self._text)[0], time.monotonic()
+                if now - self._logged.get(stage, -_INTERVAL) < _INTERVAL:
+                    return
+                self._logged[stage] = now
             self._last = self._text
             if not self._live:
                 self.err.write(self._text + "\n")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from graft.archive import unpack, verify
+from graft.archive import Unproven, unpack, verify
 from graft.errors import GraftError, Unreachable
 from graft.lock import Archive, Lock, Upstream
 from graft.registry import Registry, configured, download
@@ -284,6 +284,42 @@ def test_the_registry_alone_gives_the_checkout(
     with pytest.raises(Unreachable, match="1 bytes came") as caught:
         obtain(replace(upstream, path="upstreams/again"), root, progress=quiet)
     assert "PIP_INDEX_URL" in caught.value.remedy
+    other = b"x" * made[2].size
+    index[1].content = other
+    with pytest.raises(Unproven) as wrong:
+        obtain(replace(upstream, path="upstreams/again"), root, progress=quiet)
+    assert wrong.value.exit_code == 2
+    for told in (hashlib.sha256(other).hexdigest(), made[2].sha256, index[0], upstream.url):
+        assert told in wrong.value.what
+    assert "sha256" in wrong.value.remedy
+    assert "insteadOf" not in wrong.value.remedy
+
+
+def test_a_bad_archive_in_a_mirror_is_named_and_the_registry_asked(
+    made: tuple[Path, Upstream, Archive, Path],
+    index: tuple[str, type[Index]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    upstream = replace(made[1], url=(tmp_path / "gone").as_uri())
+    bad = tmp_path / "mirror" / made[2].file
+    bad.parent.mkdir()
+    bad.write_bytes(b"not it")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", index[0] + "/json")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    root = tmp_path / "root"
+    root.mkdir()
+    got = obtain(upstream, root, mirror=bad.parent, progress=quiet)
+    assert got.source == f"registry archive {made[2].file} from {index[0]}/json"
+    last = got.tried[-1]
+    assert last.source == f"archive {bad}"
+    assert hashlib.sha256(b"not it").hexdigest() in last.why
+    monkeypatch.setenv("PIP_INDEX_URL", index[0] + "/nowhere")
+    with pytest.raises(Unproven) as wrong:
+        obtain(replace(upstream, path="upstreams/again"), root, mirror=bad.parent, progress=quiet)
+    assert str(bad) in wrong.value.what
+    assert made[2].sha256 in wrong.value.what
 
 
 @pytest.mark.upstream

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import subprocess
 import sys
 import venv
 from dataclasses import replace
@@ -163,6 +165,39 @@ def test_the_projects_own_interpreter_is_chosen_first(tmp_path: Path) -> None:
     own.touch()
     assert choose(tmp_path, "Tool", None) == str(own)
     assert choose(tmp_path, "Tool", "/x/python") == "/x/python"
+
+
+def test_without_an_environment_of_its_own_one_is_made_first(
+    tmp_path: Path, python: str, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env(tmp_path, 'install = ["{python} -m pip install x"]\n[packages]\na = ""\nb = ""\nc = ""\n')
+    monkeypatch.setattr(sys, "executable", python)
+    findings = diagnose(upstream, tmp_path)
+    own = f"{tmp_path}/.venvs/Tool"
+    made = about(findings, "no environment of its own")
+    assert (made.level, made.remedy) == (Level.WARNING, f"{python} -m venv {own}")
+    assert about(findings, "a is not").remedy == f"{own}/bin/python -m pip install a"
+    assert about(findings, "at once").remedy == f"{own}/bin/python -m pip install x"
+    assert findings.index(made) < findings.index(about(findings, "a is not"))
+    assert not any(finding.remedy.startswith(f"{python} -m pip") for finding in findings)
+    subprocess.run([*shlex.split(made.remedy), "--without-pip"], check=True)
+    again = diagnose(upstream, tmp_path)
+    assert not any("of its own" in finding.what for finding in again)
+    assert about(again, "a is not").remedy == f"{own}/bin/python -m pip install a"
+
+
+def test_an_environment_that_has_all_is_left_in_peace(
+    tmp_path: Path, python: str, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env(tmp_path, '[packages]\ntorch = ""\n')
+    monkeypatch.setattr(sys, "executable", python)
+    assert worst(diagnose(upstream, tmp_path)) in (Level.OK, Level.INFO)
+    given = diagnose(upstream, tmp_path, python=Path(python))
+    assert about(given, "1 of 1 packages").as_dict() == {
+        "level": "ok",
+        "what": f"1 of 1 packages are there in {python}",
+        "remedy": "",
+    }
 
 
 def test_libraries_disk_and_git(

@@ -178,6 +178,7 @@ def test_watch_passes_progress_on_and_names_failures(repo: Path, tmp_path: Path)
     assert all("\r" not in text and "\n" not in text for text in heard)
     with pytest.raises(GraftError, match=r"does not appear to be a git repository|does not exist"):
         watch(["ls-remote", (tmp_path / "no").as_uri()], cwd=repo, progress=heard.append, silence=30)
+    assert [text for text in heard if "fatal" in text or "Please make sure" in text or "Cloning" in text] == []
 
 
 def test_one_call_is_fast_enough_for_a_second_apply(repo: Path) -> None:

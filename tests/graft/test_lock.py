@@ -75,6 +75,18 @@ BAD: list[tuple[str, str, list[str]]] = [
     ("fd url", text(url='"fd::17"'), ["`url`", "run commands"]),
     ("helper behind a scheme", text(url='"https::https://h/x"'), ["`url`"]),
     ("password in url", text(url='"https://me:secret@h/x"'), ["`url`", "without a password"]),
+    ("user is an option", text(url='"-oProxyCommand@host:path"'), ["`url`", "user and host beginning with a letter"]),
+    ("host is an option", text(url='"git@-oProxy:path"'), ["`url`", "user and host"]),
+    ("host behind a scheme is one", text(url='"ssh://-oProxyCommand=x/path"'), ["`url`", "user and host"]),
+    ("user behind a scheme is one", text(url='"ssh://-oProxyCommand=x@host/path"'), ["`url`", "user and host"]),
+    ("path is an option", text(url='"git@host:-x"'), ["`url`"]),
+    ("port is an option", text(url='"ssh://host:-oProxy/x"'), ["`url`"]),
+    ("escaped host", text(url='"ssh://%2DoProxy/x"'), ["`url`"]),
+    ("no upstream", "[upstream]\n", ["key `upstream`", "names no upstream", "[upstream.NAME]"]),
+    ("no upstream at all", "", ["key `upstream`", "is missing"]),
+    ("path of the project's own", text(path='"overlays"'), ["`path`", "below upstreams/"]),
+    ("path within one of the project's own", text(path='"patches/tool"'), ["`path`", "below upstreams/"]),
+    ("path of all upstreams", text(path='"upstreams"'), ["`path`", "below upstreams/"]),
     ("dash ref", text(ref='"-f"'), ["`ref`", "branch or tag name"]),
     ("dots in ref", text(ref='"a..b"'), ["`ref`"]),
     ("dash path", text(path='"-rf"'), ["`path`", "relative path"]),
@@ -125,7 +137,17 @@ def test_what_is_malformed_is_named(tmp_path: Path, content: str, fragments: lis
 
 @pytest.mark.parametrize(
     "url",
-    ["https://h/o/n", "http://h/n", "ssh://git@h:22/n", "git@h:o/n.git", "git://h/n", "file:///srv/n", "/srv/n"],
+    [
+        "https://h/o/n",
+        "http://h/n",
+        "ssh://git@h:22/n",
+        "git@h:o/n.git",
+        "git://h/n",
+        "file:///srv/n",
+        "/srv/n",
+        "https://me@h.x-y:8/n",
+        "ssh://h",
+    ],
 )
 def test_addresses_git_takes(tmp_path: Path, url: str) -> None:
     assert load(tmp_path, text(url=f'"{url}"')).upstreams[0].url == url
@@ -156,7 +178,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_select(tmp_path: Path) -> None:
-    lock = load(tmp_path, text("First", path='"u/a"') + text("second", path='"u/b"'))
+    lock = load(tmp_path, text("First", path='"upstreams/a"') + text("second", path='"upstreams/b"'))
     assert [entry.name for entry in lock.select([])] == ["First", "second"]
     assert [entry.name for entry in lock.select(["SECOND", "first", "second"])] == ["First", "second"]
     with pytest.raises(BadInput, match="'secnod'; did you mean 'second'") as caught:

@@ -55,7 +55,9 @@ def test_every_way_to_push_is_refused(places: tuple[Path, Path], way: str) -> No
     guard(checkout)
     done = push(checkout, *words)
     assert done.returncode != 0
-    assert "no-push" in done.stderr
+    said = done.stderr.strip().splitlines()
+    assert len(said) == 1
+    assert "this is a checkout of someone else's repository; push from a clone of your own fork" in said[0]
     assert sh("for-each-ref", cwd=bare) == before
     for key in ("remote.origin.pushurl", "remote.second.pushurl", f"url.{BASE}.pushinsteadof", "core.hooksPath"):
         sh("config", "--unset-all", key, cwd=checkout)

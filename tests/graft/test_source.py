@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import libcst as cst
 import pytest
 from libcst.metadata import ByteSpanPositionProvider, MetadataWrapper
@@ -99,3 +101,27 @@ def test_what_cannot_be_read_is_named(content: bytes, says: str) -> None:
         Source("pkg/a.py", content)
     assert "pkg/a.py" in str(caught.value)
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"x = " + b" + ".join([b"a"] * 900), b"x = (" + b"\n".join([b"'piece'"] * 600) + b")"],
+    ids=["a sum of 900", "a string of 600 pieces"],
+)
+def test_long_sums_and_strings_are_read(line: bytes) -> None:
+    usual = sys.getrecursionlimit()
+    source = Source("f.py", b"# above\n" + line + b"\n")
+    start, end = source.span(source.module.body[0])
+    assert source.content[start:end] == line
+    assert sys.getrecursionlimit() == usual
+
+
+def test_what_is_nested_too_deeply_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graft.spans.DEPTH", 1000)
+    usual = sys.getrecursionlimit()
+    module = cst.parse_module("x = a" + ".b()" * 900 + "\n")
+    with pytest.raises(GraftError, match="nested too deeply") as caught:
+        spans_of(module, "far/down.py")
+    assert caught.value.where == "far/down.py"
+    assert caught.value.remedy
+    assert sys.getrecursionlimit() == usual

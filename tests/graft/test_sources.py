@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from graft.archive import Unproven
 from graft.errors import BadInput, GraftError, Unreachable
 from graft.git import git_text
 from graft.lock import Lock, Upstream
@@ -209,10 +211,13 @@ def test_a_moved_head_is_named_and_left(tmp_path: Path, root: Path) -> None:
 def test_a_tree_other_than_the_locks_is_refused_from_every_source(origin: tuple[Path, Upstream], root: Path) -> None:
     _, upstream = origin
     wrong = replace(upstream, tree="e" * 40)
-    with pytest.raises(Unreachable) as caught:
+    with pytest.raises(Unproven) as caught:
         obtain(wrong, root, progress=quiet)
+    assert caught.value.exit_code == 2
     assert upstream.tree in caught.value.what
     assert "e" * 40 in caught.value.what
+    assert f"`tree` is {upstream.tree}" in caught.value.remedy
+    assert "insteadOf" not in caught.value.remedy
     assert list((root / "upstreams").iterdir()) == []
     obtain(upstream, root, progress=quiet)
     with pytest.raises(GraftError, match=r"the lock says e{40}"):
@@ -360,11 +365,11 @@ def test_a_killed_run_leaves_nothing_that_counts(origin: tuple[Path, Upstream], 
     as_submodule(root, upstream)
     code = (
         "import os, signal, sys\n"
-        "from graft import sources\n"
+        "from graft import offers, sources\n"
         "from pathlib import Path\n"
         "from tests.graft.repositories import pin\n"
         "kill = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "setattr(sources, sys.argv[1], kill)\n"
+        "setattr(offers if sys.argv[1] == 'fetch' else sources, sys.argv[1], kill)\n"
         f"up = pin(Path({str(place)!r}), {upstream.commit!r}, {upstream.tree!r})\n"
         f"sources.obtain(up, Path({str(root)!r}), progress=lambda text: None)\n"
     )
@@ -399,6 +404,70 @@ def test_two_at_once_end_with_one_sound_checkout(origin: tuple[Path, Upstream], 
     finally:
         holder.kill()
         holder.wait()
+
+
+@pytest.mark.parametrize("repository", [True, False], ids=["submodule", "release"])
+def test_several_at_once_fetch_once_and_all_have_it(
+    origin: tuple[Path, Upstream], root: Path, tmp_path: Path, repository: bool
+) -> None:
+    place, upstream = origin
+    if repository:
+        as_submodule(root, upstream)
+    else:
+        root = tmp_path / "release"
+        root.mkdir()
+    # Slow enough that all of them come while the first one fetches.
+    code = (
+        "import sys, time\n"
+        "from graft import offers, sources\n"
+        "from pathlib import Path\n"
+        "from tests.graft.repositories import pin\n"
+        "real = offers.fetch\n"
+        "def slow(*args):\n"
+        "    time.sleep(2)\n"
+        "    return real(*args)\n"
+        "offers.fetch = slow\n"
+        f"up = pin(Path({str(place)!r}), {upstream.commit!r}, {upstream.tree!r})\n"
+        f"got = sources.obtain(up, Path({str(root)!r}), progress=lambda text: print(text, file=sys.stderr))\n"
+        "print(got.fresh, got.git_dir)\n"
+    )
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    said = [process.communicate(timeout=60) for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], said
+    assert sorted(out.split()[0] for out, _ in said) == ["False", "False", "True"]
+    assert len({out.split()[1] for out, _ in said}) == 1
+    for out, progress in said:
+        waited = re.findall(r"Tool: waiting for process (\d+)", progress)
+        assert len(waited) == (0 if out.startswith("True") else 1)
+    proven(obtain(upstream, root, progress=quiet), upstream, place)
+    if repository:
+        assert leftovers(root) == []
+        assert sh("status", "--porcelain", cwd=root) == ""
+
+
+def test_the_url_itself_is_asked_when_gits_mirror_of_it_is_dead(
+    origin: tuple[Path, Upstream], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, upstream = origin
+    dead = (tmp_path / "dead").as_uri()
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{dead}.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", upstream.url)
+    got = obtain(upstream, root, progress=quiet)
+    proven(got, upstream, place)
+    assert got.source.startswith(f"{upstream.url} itself")
+    assert [attempt.source.startswith(dead) for attempt in got.tried] == [True]
+    assert sh("config", "remote.origin.url", cwd=got.path) == upstream.url
+    gone = replace(upstream, url="https://example.invalid/o/n", path="upstreams/Other")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", gone.url)
+    with pytest.raises(Unreachable) as caught:
+        obtain(gone, root, offline=True, progress=quiet)
+    assert f"{gone.url} itself, past git's insteadOf: not asked, offline" in caught.value.what
 
 
 def test_the_archive_in_a_mirror_directory_serves_as_last_resort(tmp_path: Path, root: Path) -> None:

@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from graft import git
 from tests.proofs.counts import TRIED
 from tests.proofs.disk import Entry, put_back, take
 from tests.standins.packs import SPEED
@@ -144,13 +143,71 @@ def test_a_fuzzed_lock(room: Room, data: st.DataObject) -> None:
 # ------------------------------------------------------------------ packs and patterns
 
 PIECES = [
-    "return model", "loss = $m.forward(step)", "$x", "$x = $y", "...", "$", "$1", "$$", "f(...)", "f(*, ...)", "lambda: $x",
-    "def f(): ...", "class A: pass", "if $x:\n    pass", "x = ", "(", ")", "\'\'\'", "\\", "# c", "\t", "\n", ";", ":", "**$k",
-    "*$a", "f'{$x}'", "yield", "await x", "async def f(): pass", "import a", "from . import b", "from a import *", "@d",
-    "$x.$y", "$x($x)", "True", "None", "1", "0x", "1e999", "a if b else c", "[*$x]", "{**$x}", "x: int = 1", "y := 2", "\0",
-    "\u202e", "\r", "\x0c", "match x:\n    case 1: pass", "return $x\nreturn $y", "k=1", "k=$x", "'k': 1", "x, y", "(" * 150,
-    "Model(config.size)", "halve", "speed: bool = False", "import math", "a" * 5000, "-" * 400 + "x", "x." * 500 + "y",
-]  # fmt: skip
+    "return model",
+    "loss = $m.forward(step)",
+    "$x",
+    "$x = $y",
+    "...",
+    "$",
+    "$1",
+    "$$",
+    "f(...)",
+    "f(*, ...)",
+    "lambda: $x",
+    "def f(): ...",
+    "class A: pass",
+    "if $x:\n    pass",
+    "x = ",
+    "(",
+    ")",
+    "'''",
+    "\\",
+    "# c",
+    "\t",
+    "\n",
+    ";",
+    ":",
+    "**$k",
+    "*$a",
+    "f'{$x}'",
+    "yield",
+    "await x",
+    "async def f(): pass",
+    "import a",
+    "from . import b",
+    "from a import *",
+    "@d",
+    "$x.$y",
+    "$x($x)",
+    "True",
+    "None",
+    "1",
+    "0x",
+    "1e999",
+    "a if b else c",
+    "[*$x]",
+    "{**$x}",
+    "x: int = 1",
+    "y := 2",
+    "\0",
+    "\u202e",
+    "\r",
+    "\x0c",
+    "match x:\n    case 1: pass",
+    "return $x\nreturn $y",
+    "k=1",
+    "k=$x",
+    "'k': 1",
+    "x, y",
+    "(" * 150,
+    "Model(config.size)",
+    "halve",
+    "speed: bool = False",
+    "import math",
+    "a" * 5000,
+    "-" * 400 + "x",
+    "x." * 500 + "y",
+]
 TEXTS = st.one_of(
     st.sampled_from(PIECES),
     st.lists(st.sampled_from(PIECES), min_size=2, max_size=3).map("".join),
@@ -263,7 +320,7 @@ def test_a_pack_file_with_any_bytes(room: Room, text: bytes) -> None:
     names=st.lists(
         st.one_of(st.text(max_size=8), st.sampled_from(["a\n.py", "-rf", "\\x", "x.", "\u00e9.py", " "])), max_size=3
     ),
-    what=st.sampled_from(["file", "link", "link out", "folder", "pipe", "locked"]),
+    what=st.sampled_from(["file", "link", "link out", "folder", "locked"]),
 )
 def test_hostile_overlays(room: Room, overlays: list[str], common: dict[str, str], names: list[str], what: str) -> None:
     project = room.anew()
@@ -283,8 +340,6 @@ def test_hostile_overlays(room: Room, overlays: list[str], common: dict[str, str
             file.symlink_to(room.around / "secret" if what == "link out" else "hooks.py")
         elif what == "folder":
             file.mkdir()
-        elif what == "pipe":
-            os.mkfifo(file)
         else:
             file.write_bytes(b"x = 1\n")
     wanted = f"    overlays={[made, *overlays]!r}, common={common!r},\n"
@@ -292,20 +347,19 @@ def test_hostile_overlays(room: Room, overlays: list[str], common: dict[str, str
     if what == "locked":
         (project.at("tool") / made).mkdir(exist_ok=True)
         (project.at("tool") / made / "hooks.py").symlink_to(room.around / "secret")
-    if what == "pipe" and names:
-        for file in list(folder.iterdir()):
-            if file.is_fifo():
-                assert_no_wait(project)
-                file.unlink()
-        return
     room.try_all("apply", "revert")
 
 
-def assert_no_wait(project: Project) -> None:
-    """A pipe that nobody writes to would be waited for without end."""
-    child = project.spawn("apply", "--offline", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    out, _ = child.communicate(timeout=20)
-    assert child.returncode in (1, 2), out
+def test_an_overlay_that_is_a_pipe_is_not_waited_for(applied: Project) -> None:
+    """Found by the fuzz: to read a pipe that nobody writes to never ends."""
+    os.mkfifo(applied.root / "overlays/tool/src/tool/speed/pipe.py")
+    child = applied.spawn("apply", "--offline", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        out, _ = child.communicate(timeout=20)
+    finally:
+        child.kill()
+    assert child.returncode == 2, out
+    assert b"pipe.py" in out
     assert b"Traceback" not in out
 
 
@@ -316,3 +370,156 @@ def test_the_fuzz_met_every_end(room: Room) -> None:
     assert room.codes[0] > 50
     assert room.codes[1] > 50
     assert room.codes[2] > 300
+
+
+# ------------------------------------------------------------------ an upstream's own code
+
+TRAPS = ("setup.py", "conftest.py", "sitecustomize.py", "usercustomize.py", "libcst.py", "graft/__init__.py", "json.py")
+HOOKS = (
+    "post-checkout",
+    "post-merge",
+    "pre-commit",
+    "post-index-change",
+    "reference-transaction",
+    "fsmonitor-watchman",
+)
+
+
+@dataclass
+class Trapped:
+    """A project whose upstream leaves a mark wherever any of its code is run."""
+
+    project: Project
+    marks: Path
+
+    @property
+    def sprung(self) -> list[str]:
+        return sorted(path.name for path in self.marks.iterdir())
+
+
+@pytest.fixture
+def trapped(tmp_path: Path) -> Trapped:
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    python = "".join(f"open({str(marks)!r} + '/python', 'a').write(__file__)\n")
+    files = dict.fromkeys(TRAPS, python.encode())
+    files |= {f"src/tool/{name}": python.encode() for name in ("__init__.py", "setup.py")}
+    files |= {f"hooks/{name}": f"#!/bin/sh\ntouch {marks}/tree-hook\n".encode() for name in HOOKS}
+    files["src/tool/model.py"] = python.encode() + TOOL["src/tool/model.py"]
+    files[".gitattributes"] = b"* filter=evil diff=evil merge=evil\n*.py working-tree-encoding=UTF-8\n"
+    files[".gitmodules"] = b'[submodule "x"]\n\tpath = x\n\turl = ../x\n'
+    files["pyproject.toml"] = b'[build-system]\nrequires = []\nbuild-backend = "setup"\nbackend-path = ["."]\n'
+    place = tmp_path / "tool"
+    make_upstream(place, {**TOOL, **files})
+    sh("update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},x", cwd=place)
+    sh("commit", "-qm", "a submodule", cwd=place)
+    commit, tree = sh("rev-parse", "HEAD", "HEAD^{tree}", cwd=place).split()
+    commit_files(place, {"README.md": b"later\n"})
+    sh("tag", "v2", cwd=place)
+    other = make_upstream(tmp_path / "other", {"other/core.py": b"def start(name):\n    return name\n"})
+    project = Project.make(tmp_path / "project", {"tool": Pin(place, commit, tree), "other": other})
+    sh("add", "upstream.lock", cwd=project.root)
+    sh("commit", "-qm", "start", cwd=project.root)
+    return Trapped(project, marks)
+
+
+def arm(trapped: Trapped) -> None:
+    """What no upstream can send, but may lie in a checkout that is there: hooks, a watcher, filters, helpers."""
+    checkout, marks = trapped.project.at("tool"), trapped.marks
+    script = trapped.marks.parent / "trap"
+    script.write_text(f'#!/bin/sh\ntouch "{marks}/$1"\ncat\n')
+    script.chmod(0o755)
+    for key, value in {
+        "core.fsmonitor": f"{script} fsmonitor",
+        "core.pager": f"{script} pager",
+        "core.sshCommand": f"{script} ssh",
+        "core.askPass": str(script),
+        "diff.external": f"{script} external",
+        "diff.evil.textconv": f"{script} textconv",
+        "diff.evil.command": f"{script} diff",
+        "merge.evil.driver": f"{script} merge",
+        "filter.evil.clean": f"{script} clean",
+        "filter.evil.smudge": f"{script} smudge",
+        "credential.helper": f"!{script} credential",
+        "protocol.ext.allow": "always",
+        "submodule.recurse": "true",
+        "submodule.x.url": f"ext::{script} submodule",
+        "submodule.x.active": "true",
+        "uploadpack.packObjectsHook": f"{script} upload",
+    }.items():
+        sh("config", key, value, cwd=checkout)
+    hooks = trapped.project.gitdir("tool") / "hooks"
+    hooks.mkdir(exist_ok=True)
+    for name in HOOKS:
+        (hooks / name).write_text(f'#!/bin/sh\ntouch "{marks}/hook"\n')
+        (hooks / name).chmod(0o755)
+    shutil.rmtree(marks)
+    marks.mkdir()
+
+
+EVERY = [
+    ("apply",),
+    ("status",),
+    ("check",),
+    ("diff",),
+    ("adopt", "tool"),
+    ("apply", "--pack", "speed"),
+    ("apply", "--link"),
+    ("apply",),
+    ("upgrade", "tool", "--to", "v2", "--dry-run"),
+    ("upgrade", "tool", "--to", "v2"),
+    ("revert",),
+    ("doctor",),
+]
+
+
+@pytest.mark.parametrize("armed", [False, True], ids=["as fetched", "armed"])
+def test_no_code_of_an_upstream_is_run(trapped: Trapped, armed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    trapped.project.ok("apply")
+    assert trapped.sprung == []
+    checkout = trapped.project.at("tool")
+    assert (checkout / "src/tool/speed/hooks.py").is_file()
+    if armed:
+        arm(trapped)
+    # As from inside the checkout, whose modules carry the names of the engine's own.
+    monkeypatch.chdir(checkout)
+    for arguments in EVERY:
+        if arguments[0] == "adopt":
+            trapped.project.edit("tool/src/tool/speed/hooks.py", b"True", b"1")
+        ran = trapped.project.run(*arguments)
+        assert ran.code == 0 or arguments == ("doctor",), (arguments, ran.said)
+        assert trapped.sprung == [], arguments
+    child = trapped.project.spawn("status", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    out, _ = child.communicate(timeout=60)
+    assert child.returncode == 0, out
+    assert trapped.sprung == []
+
+
+@pytest.mark.parametrize("line", ["url = ext::sh -c touch% MARK", "url = -uMARK", "update = !touch MARK"])
+def test_an_upstream_whose_submodule_is_a_command_is_not_taken(trapped: Trapped, line: str) -> None:
+    place = trapped.project.pins["tool"].place
+    module = f'[submodule "x"]\n\tpath = x\n\turl = ../x\n\t{line}\n'.replace("MARK", str(trapped.marks / "mark"))
+    commit = commit_files(place, {".gitmodules": module.encode()})
+    trapped.project.pins["tool"] = Pin(place, commit, sh("rev-parse", "HEAD^{tree}", cwd=place))
+    trapped.project.lock(tool=["speed", "notes"], other=["tiny"])
+    ran = trapped.project.run("apply", "tool")
+    assert trapped.sprung == []
+    if line.startswith("url = ext"):  # no fault of the repository's as git sees it: only never followed
+        assert ran.code == 0, ran.said
+        assert not list(trapped.project.at("tool").glob("x/*"))
+    else:
+        assert ran.code == 3, ran.said
+        assert not trapped.project.at("tool").exists()
+
+
+def test_the_traps_work(trapped: Trapped) -> None:
+    """What the proof above says is empty if nothing could ever spring."""
+    trapped.project.ok("apply")
+    arm(trapped)
+    checkout = trapped.project.at("tool")
+    (checkout / "README.md").write_bytes(b"changed\n")
+    sh("config", "core.hooksPath", str(trapped.project.gitdir("tool") / "hooks"), cwd=checkout)
+    for arguments in (["status"], ["diff"], ["add", "README.md"], ["checkout", "-f", "HEAD", "--", "README.md"]):
+        subprocess.run(["git", *arguments], cwd=checkout, capture_output=True, check=False)
+    subprocess.run([sys.executable, "-c", "import setup"], cwd=checkout, check=True)
+    assert {"clean", "fsmonitor", "hook", "python", "smudge"} <= set(trapped.sprung)

@@ -5,6 +5,7 @@ from collections import Counter
 TRIED: Counter[str] = Counter()
 WORDS = {
     "crash": "crash points",
+    "again": "kills of the command that recovers",
     "kill": "kills of a process",
     "property": "property cases",
     "order": "orders and subsets of packs",

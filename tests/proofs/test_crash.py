@@ -193,7 +193,7 @@ def test_killed_anywhere_the_next_command_makes_it_whole(
             if not proof.whole("status", ran.code, proof.see(take(root)), verb):
                 at = f"call {point.number} ({point.kind}), then {verb} killed at {again.number} ({again.kind})"
                 wrong.append(f"{at}, then status: neither before nor after\n{ran.said}")
-            TRIED["crash"] += 1
+            TRIED["again"] += 1
     TRIED["crash"] += len(proof.points)
     assert not wrong, "\n".join(wrong[:5]) + f"\n... {len(wrong)} in all"
     assert len(proof.points) > MOST.get(make.__name__, 60)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,13 +17,13 @@ from pathlib import Path
 from graft import flock
 from graft.actions import Project
 from graft.checkout import Checkout
-from graft.errors import BadInput, Collision, GraftError, Several
+from graft.errors import BadInput, Collision, GraftError
 from graft.fsops import digest
 from graft.git import git, git_dir, git_text, read_blobs
 from graft.ledger import Entry, Ledger
 from graft.lock import FILE, Upstream
 from graft.merge import merge
-from graft.plan import LoadedPack, Plan, linked, plan_overlays
+from graft.plan import LoadedPack, Plan, collect, linked, plan_overlays
 from graft.rewrite import rewrite
 from graft.transaction import Link, Write, commit, nested, recover
 from graft.tree import WorkTree
@@ -64,9 +64,9 @@ def plan_move(project: Project, checkout: Checkout, target: Target, packs: Seque
     links: list[Write] = []
     for path, entry in checkout.ledger.entries.items():
         if entry.kind == "edit":
-            _try(made, partial(_take_out, checkout, path, plain))
+            collect(made.errors, partial(_take_out, checkout, path, plain))
     for change in _changes(checkout, target):
-        _try(made, partial(_follow, checkout, change, plain, modes, links))
+        collect(made.errors, partial(_follow, checkout, change, plain, modes, links))
     if made.errors:
         return made
     upstream = replace(checkout.upstream, ref=target.ref, commit=target.commit, tree=target.tree)
@@ -101,17 +101,6 @@ def plan_move(project: Project, checkout: Checkout, target: Target, packs: Seque
 
 def _take_out(checkout: Checkout, path: str, plain: dict[str, bytes | None]) -> None:
     plain[path] = checkout.without_graft(path)
-
-
-def _try(made: Made, work: Callable[[], None]) -> None:
-    try:
-        work()
-    except BadInput:
-        raise
-    except Several as error:
-        made.errors += error.errors
-    except GraftError as error:
-        made.errors.append(error)
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def _plan_edits(checkout: Checkout, packs: Sequence[LoadedPack], made: Plan) -> 
     entries = {path: entry for path, entry in checkout.ledger.entries.items() if entry.kind == "edit"}
     plain: dict[str, bytes] = {}
     for path in entries:
-        found = _collect(made.errors, partial(checkout.without_graft, path))
+        found = collect(made.errors, partial(checkout.without_graft, path))
         if found is not None:
             plain[path] = found
     if len(plain) < len(entries):
@@ -220,7 +220,7 @@ def plan_overlays(checkout: Checkout, packs: Sequence[LoadedPack], made: Plan, *
     wanted = _wanted_overlays(packs)
     old = {path: entry for path, entry in checkout.ledger.entries.items() if entry.kind == "overlay"}
     for path, file in wanted.items():
-        _collect(made.errors, partial(_plan_overlay, checkout, path, file, old.get(path), made, link))
+        collect(made.errors, partial(_plan_overlay, checkout, path, file, old.get(path), made, link))
     for path in sorted(old.keys() - wanted.keys()):
         if checkout.now[path] is None:
             continue
@@ -318,7 +318,7 @@ def _expected(checkout: Checkout, path: str) -> bytes | Link | None:
     return Link(os.readlink(file)) if file.is_symlink() else checkout.content(path)
 
 
-def _collect(errors: list[GraftError], work: Callable[[], _T]) -> _T | None:
+def collect(errors: list[GraftError], work: Callable[[], _T]) -> _T | None:
     """Runs ``work``; what goes wrong is kept, so that one run reports all of it."""
     try:
         return work()

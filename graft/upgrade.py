@@ -23,7 +23,7 @@ from graft.ledger import Ledger
 from graft.lock import Upstream
 from graft.move import Target, move, plan_move
 from graft.pack import Pack
-from graft.plan import LoadedPack, load_packs
+from graft.plan import load_packs
 from graft.report import Report
 from graft.rewrite import Outcome, State, rewrite
 from graft.source import Source
@@ -91,10 +91,13 @@ def upgrade(project: Project, upstream: Upstream, ref: str, options: Options, *,
         checkout.ledger = Ledger.load(checkout.gitdir)
         done.target = find(upstream, ref, checkout, options)
         packs = load_packs(project.root, upstream, upstream.packs)
-        new = CommitTree(checkout.path, done.target.commit)
-        done.trials = list(study([loaded.pack for loaded in packs], CommitTree(checkout.path, upstream.commit), new))
-        report.notes += explain(project, upstream, [loaded.pack for loaded in packs], done.target, done.trials)
-        report.errors += _failures(packs, new, done.trials)
+        old, new = (CommitTree(checkout.path, commit) for commit in (upstream.commit, done.target.commit))
+        own = [loaded.pack for loaded in packs]
+        found = rewrite(new, own)
+        done.trials = [study(outcome, old, new) for outcome in found.outcomes]
+        report.notes += explain(project, upstream, own, done.target, done.trials)
+        # What a lost edit leaves undone is told by the edit; the packs' own conditions count where all edits hold.
+        report.errors += [outcome.as_error() for outcome in found.outcomes if not outcome.good] or found.errors
         if report.errors:
             report.state = "failed"
             return done
@@ -164,19 +167,14 @@ def resolve(ref: str, remote: Remote, cwd: Path, tried: list[str]) -> str | None
     return None
 
 
-def study(packs: Sequence[Pack], old: Tree, new: Tree) -> Iterator[Trial]:
-    """How every edit ends on the new tree."""
-    if not packs:
-        return
-    for outcome in rewrite(new, packs).outcomes:
-        verdict = {
-            State.APPLIED: "moved" if outcome.moved_from else "applied",
-            State.ALREADY: "upstream has it now",
-        }.get(outcome.state, outcome.state.value)
-        trial = Trial(outcome, verdict)
-        if outcome.definition and outcome.verb != "add_import":
-            trial.around = _around(outcome, old, new)
-        yield trial
+def study(outcome: Outcome, old: Tree, new: Tree) -> Trial:
+    """How an edit ends on the new tree, and what changed around it."""
+    verdict = {
+        State.APPLIED: "moved" if outcome.moved_from else "applied",
+        State.ALREADY: "upstream has it now",
+    }.get(outcome.state, outcome.state.value)
+    around = _around(outcome, old, new) if outcome.definition and outcome.verb != "add_import" else ""
+    return Trial(outcome, verdict, around)
 
 
 def explain(
@@ -217,10 +215,3 @@ def _definition(tree: Tree, path: str, name: str | None) -> list[str] | None:
     source = Source(path, content)
     spans = [source.span(scope) for scope in source.definitions(name)]
     return "".join(content[start:end].decode() + "\n" for start, end in spans).splitlines(keepends=True)
-
-
-def _failures(packs: Sequence[LoadedPack], new: Tree, trials: Sequence[Trial]) -> list[GraftError]:
-    errors = [trial.outcome.as_error() for trial in trials if not trial.outcome.good]
-    if not errors and packs:
-        errors += rewrite(new, [loaded.pack for loaded in packs]).errors
-    return errors

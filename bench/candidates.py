@@ -1,71 +1,79 @@
-"""How often the ranking names what became of a lost anchor, on statements that the upstreams really changed.
+"""How often the ranking names what became of a lost anchor, on what the upstreams really changed.
 
     python bench/candidates.py [--json] [--git-dir NAME=DIR ...] [--since DATE] [--until DATE]
 
-For each two successive versions of a function, a statement that was changed in place (by the diff of the function's
-statements, one for one, alike but not the same) is a broken anchor whose answer is known. The old statement must be
-unique in its function and gone from the new one; the same change made in many places counts once.
+A statement that stood once in a function and is gone from its next version is a broken anchor. What became of it no
+history says; ``bench/breaks.py`` establishes it in ways that have figures of their own:
+
+*framed*: the statements above and below it are the same in both versions, stand once in each, and have one statement
+between them: that one is the answer, however little it resembles the old. No alignment and no likeness is used.
+*bound*: it alone assigned some variables, and one new statement alone assigns the same ones. Place is not used.
+*known*: by one of these two, and not contradicted by the other.
+*diff*: the diff of the function's statements pairs the two one for one, and at least half of their tokens are the same
+(below that it pairs whatever stands at one place), or a quarter (*diff_wide*). The weakest truth, kept to compare with
+earlier figures: ``rank`` aligns by the same diff and scores the same likeness. ``diff_wrong`` counts its answers that
+the ways above contradict.
+
+``lost`` counts the broken anchors and ``known`` has those with an answer; the others were deleted, split or rewritten,
+or are not told from their neighbours, and nothing is measured on them. ``contradicted`` have two answers. The same
+change made in many places counts once.
 
 *consecutive*: the answer is sought in the very next version, by the anchor alone. *apart*: the oldest version that had
 the old statement stands for the pin, the newest that has the new one for the release that a pack is carried to. There
-``rank`` may also know the source at the pin; between consecutive versions that would be told the answer, which was
-found by the same diff. The weights of ``rank`` were chosen on LLaMA-Factory's commits of 2025, which are left out.
+``rank`` may also know the source at the pin (*pin*). Breaks with no versions but the consecutive ones are left out:
+there ``rank``, which places the anchor by the same neighbours, would be told the answer. *blind* is *pin* without the
+resemblance by which the answer was established: no variables for bound, no place for framed (only that a statement
+which stood there before is no successor).
+
+*renamed* and *moved*: a function disappears, and one of another name (another file, under the same name) has at least
+half of its lines and is the only one that has. The anchor is a statement from its middle that stands in both, one for
+each function; what is measured is that the definition is found, and the line in it.
+
+The weights of ``rank`` were chosen on LLaMA-Factory's commits of 2025, which are left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
-import difflib
 import json
 import re
 import sys
-import textwrap
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import libcst as cst  # noqa: E402
-
+from bench.breaks import (  # noqa: E402  # noqa: E402
+    TRUTHS,
+    Break,
+    Mined,
+    Successor,
+    function,
+    mine,
+    parsed,
+    ratio_of,
+    statements_of,
+    successors,
+    tokens,
+)
 from bench.measure import machine  # noqa: E402
-from graft.candidates import Old, first_line, rank  # noqa: E402
+from graft.candidates import WEIGHTS, Old, Weights, first_line, rank  # noqa: E402
 from graft.edits.base import Edit  # noqa: E402
-from graft.errors import GraftError  # noqa: E402
-from graft.git import git_text  # noqa: E402
 from graft.history import History, find  # noqa: E402
 from graft.lock import Lock  # noqa: E402
 from graft.pack import after  # noqa: E402
-from graft.shapes import Placed, flatten  # noqa: E402
-from graft.source import Definition, Source  # noqa: E402
+from graft.shapes import flatten  # noqa: E402
+from graft.source import Source  # noqa: E402
+from graft.successors import resembling, source_of  # noqa: E402
 
 NAMES = ("LLaMA-Factory", "starVLA")
-ALIKE = (0.5, 1.0)  # a pair outside of it is another statement, or the same
 _TOKEN = re.compile(r"\w+|[^\w\s]")
-
-
-@dataclass(frozen=True)
-class Break:
-    """A statement that changed in place.
-
-    Attributes:
-        where: commit, file and function.
-        anchor: the old statement, as a pack would name it.
-        old: the function as it was then (apart: its oldest version that has the old statement).
-        new: the function in which the anchor is lost (apart: its newest version that has the successor).
-        answer: tokens of the successor, which ``new`` has once.
-    """
-
-    where: str
-    anchor: str
-    old: str
-    new: str
-    answer: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -81,170 +89,33 @@ class Case:
 Ranking = Callable[[Case], list[int]]  # lines of the new function, best first
 
 
-def versions(history: History, since: str, until: str) -> Iterator[tuple[str, str, str, str]]:
-    """Commit, path and both blob ids of every change of a Python file, oldest first; merges are left out."""
-    words = ["log", "HEAD", "--no-merges", "--reverse", "--topo-order", "--raw", "--no-abbrev", "--diff-filter=M"]
-    words += ["--no-renames", "--format=commit %H", f"--since={since}"]
-    words += [f"--until={until}"] if until else []
-    commit = ""
-    for line in git_text(words, cwd=history.git_dir).splitlines():
-        if line.startswith("commit "):
-            commit = line[7:]
-        elif line.startswith(":") and line.endswith(".py"):
-            about, _, path = line.partition("\t")
-            yield commit, path, about.split()[2], about.split()[3]
+def follow(history: History, found: Sequence[Successor]) -> dict[str, float]:
+    """How often the definition comes first, and how often the line in it."""
+    hits = Counter[str]()
+    for one in found:
+        parent = history.tree(history.commit(one.commit).parents[0])
+        tree = history.tree(one.commit)
+        path, name = one.old
+        edit = after(one.anchor, add="grafted()", why="measured")
+        near = resembling(edit, path, name, tree, source_of(parent, path, name))
+        there = source_of(tree, *one.new)
+        assert there is not None
+        lines = [
+            there.source.line_of(placed.node)
+            for scope in there.scopes
+            for placed in flatten(scope)
+            if tokens(placed) == one.answer
+        ]
+        same = source_of(tree, path, name)  # under its own name elsewhere: the candidates are in that file
+        at = [(each.path or (same.source.path if same else ""), each.definition or name) for each in near]
+        hits["definition"] += at[:1] == [one.new]
+        right = [place == one.new and each.line in lines for place, each in zip(at, near, strict=True)]
+        hits["top1"] += any(right[:1])
+        hits["top3"] += any(right[:3])
+    return {key: round(hits[key] / len(found), 4) if found else 0.0 for key in ("top1", "top3", "definition")}
 
 
-def functions(text: str) -> dict[str, str]:
-    """The source of every function by qualified name; none where it is not unique or the file does not parse."""
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError):
-        return {}
-    lines = text.splitlines(keepends=True)
-    found: dict[str, str] = {}
-    twice: set[str] = set()
-
-    def walk(body: Sequence[ast.stmt], prefix: str) -> None:
-        for node in body:
-            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                name = prefix + node.name
-                if not isinstance(node, ast.ClassDef):
-                    twice.update({name} & found.keys())
-                    found[name] = textwrap.dedent("".join(lines[node.lineno - 1 : node.end_lineno]))
-                else:
-                    walk(node.body, name + ".")
-
-    walk(tree.body, "")
-    return {name: text for name, text in found.items() if name not in twice}
-
-
-def parsed(name: str, text: str) -> Source | None:
-    try:
-        return Source(name, text.encode())
-    except GraftError:
-        return None
-
-
-def function(source: Source) -> Definition:
-    """The one function of a text."""
-    found = source.module.body[0]
-    assert isinstance(found, cst.FunctionDef)
-    return found
-
-
-def statements_of(source: Source) -> list[Placed]:
-    return flatten(function(source))
-
-
-def tokens(statement: Placed) -> tuple[str, ...]:
-    return statement.shape.tokens
-
-
-def changed(old: Sequence[Placed], new: Sequence[Placed]) -> Iterator[tuple[int, int]]:
-    """Statements that the diff pairs one for one, alike but not the same, each the other's nearest in its hunk."""
-    left, right = [tokens(one) for one in old], [tokens(one) for one in new]
-    before, now = Counter(left), Counter(right)
-    for tag, a, b, c, d in difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
-        if tag != "replace" or b - a != d - c:
-            continue
-        for i, j in zip(range(a, b), range(c, d), strict=True):
-            ratio = {(x, y): _ratio(left[x], right[y]) for x in range(a, b) for y in range(c, d) if x == i or y == j}
-            best = max(ratio.values())
-            if not ALIKE[0] <= ratio[i, j] < ALIKE[1] or ratio[i, j] < best:
-                continue
-            if before[left[i]] == 1 and now[left[i]] == 0 and now[right[j]] == 1:
-                yield i, j
-
-
-def _ratio(left: Sequence[str], right: Sequence[str]) -> float:
-    return difflib.SequenceMatcher(None, left, right, autojunk=False).ratio()
-
-
-def anchor_for(statement: Placed, source: Source) -> str | None:
-    """A statement as a pack would name it: whole, a compound one by its head; None where that does not find it."""
-    text = first_line(statement.node)
-    text += " ..." if text.endswith(":") else ""
-    try:
-        edit = after(text, add="grafted()", why="measured")
-    except GraftError:  # a head over several lines, or ``elif``: nobody writes such an anchor
-        return None
-    return text if edit.find(source, [function(source)]).splices else None
-
-
-@dataclass
-class Life:
-    """A function over its history: every version's text, and in which versions a statement stood, once."""
-
-    texts: list[str]
-    stood: dict[tuple[str, ...], list[int]]
-
-    def add(self, text: str, statements: Sequence[Placed]) -> None:
-        counts = Counter(tokens(one) for one in statements)
-        for statement, count in counts.items():
-            if count == 1:
-                self.stood.setdefault(statement, []).append(len(self.texts))
-        self.texts.append(text)
-
-    def oldest(self, statement: tuple[str, ...], upto: int) -> str:
-        """The first version of the unbroken run up to ``upto`` that has the statement once."""
-        return self.texts[_end(self.stood[statement], upto, -1)]
-
-    def newest(self, statement: tuple[str, ...], since: int) -> str:
-        return self.texts[_end(self.stood[statement], since, 1)]
-
-
-def _end(present: Sequence[int], at: int, step: int) -> int:
-    known = set(present)
-    while at + step in known:
-        at += step
-    return at
-
-
-def mine(history: History, since: str, until: str) -> tuple[list[Break], list[Break]]:
-    """Every break of a history, oldest first: between consecutive versions, and the same breaks apart."""
-    lives: dict[tuple[str, str], Life] = {}
-    made: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[str, str, Life, int]] = {}
-    cache: dict[str, dict[str, str]] = {}
-
-    def read(blob: str) -> dict[str, str]:
-        if blob not in cache:
-            if len(cache) > 2000:
-                cache.clear()
-            cache[blob] = functions(history.blob(blob).decode("utf-8", "replace"))
-        return cache[blob]
-
-    for commit, path, before, now in versions(history, since, until):
-        left, right = read(before), read(now)
-        for name in sorted(left.keys() & right.keys()):
-            if left[name] == right[name]:
-                continue
-            old, new = parsed(name, left[name]), parsed(name, right[name])
-            if old is None or new is None:
-                continue
-            own, fresh = statements_of(old), statements_of(new)
-            life = lives.get((path, name))
-            if life is None or life.texts[-1] != left[name]:  # new here, or it changed on another branch
-                life = lives[path, name] = Life([], {})
-                life.add(left[name], own)
-            life.add(right[name], fresh)
-            for i, j in changed(own, fresh):
-                anchor = anchor_for(own[i], old)
-                pair = tokens(own[i]), tokens(fresh[j])
-                if anchor is not None and pair not in made:
-                    step = len(life.texts) - 2
-                    made[pair] = f"{commit[:10]} {path} {name}", anchor, life, step
-    near = [
-        Break(where, anchor, life.texts[step], life.texts[step + 1], new)
-        for (_, new), (where, anchor, life, step) in made.items()
-    ]
-    apart = [
-        Break(where, anchor, life.oldest(old, step), life.newest(new, step + 1), new)
-        for (old, new), (where, anchor, life, step) in made.items()
-    ]
-    return near, apart
-
-
+@lru_cache(maxsize=8)
 def case(one: Break) -> Case:
     old, new = parsed(one.where, one.old), parsed(one.where, one.new)
     assert old is not None
@@ -257,7 +128,7 @@ def by_difflib(one: Case) -> list[int]:
     wanted = _TOKEN.findall(one.edit.anchor.removesuffix(" ..."))
     found = []
     for statement in statements_of(one.new):
-        found.append((-_ratio(wanted, _TOKEN.findall(first_line(statement.node))), one.new.line_of(statement.node)))
+        found.append((-ratio_of(wanted, _TOKEN.findall(first_line(statement.node))), one.new.line_of(statement.node)))
     return [line for _, line in sorted(found)]
 
 
@@ -265,26 +136,80 @@ def by_anchor(one: Case) -> list[int]:
     return [found.line for found in rank(one.edit, one.new, [function(one.new)])]
 
 
-def by_pin(one: Case) -> list[int]:
+def by_pin(one: Case, weights: Weights = WEIGHTS) -> list[int]:
     old = Old(one.old, [function(one.old)])
-    return [found.line for found in rank(one.edit, one.new, [function(one.new)], old=old)]
+    return [found.line for found in rank(one.edit, one.new, [function(one.new)], old=old, weights=weights)]
 
 
-def measure(breaks: Sequence[Break], rankings: dict[str, Ranking]) -> dict[str, dict[str, float]]:
-    """Top-1 and top-3 accuracy of each ranking."""
-    first, third = Counter[str](), Counter[str]()
-    for one in breaks:
-        parsed_one = case(one)
-        for name, ranking in rankings.items():
-            lines = ranking(parsed_one)[:3]
-            first[name] += parsed_one.line in lines[:1]
-            third[name] += parsed_one.line in lines
-    count = len(breaks)
-    return {name: {"top1": round(first[name] / count, 4), "top3": round(third[name] / count, 4)} for name in rankings}
+RANKINGS: dict[str, Ranking] = {
+    "difflib": by_difflib,
+    "anchor": by_anchor,
+    "pin": by_pin,
+    "blind framed": partial(by_pin, weights=WEIGHTS._replace(place=0.0, neighbours=0.0, parent=0.0)),
+    "blind bound": partial(by_pin, weights=WEIGHTS._replace(targets=0.0)),
+}
+CONSECUTIVE = ("difflib", "anchor")
+APART = (*CONSECUTIVE, "pin")
 
 
-CONSECUTIVE: dict[str, Ranking] = {"difflib": by_difflib, "anchor": by_anchor}
-APART: dict[str, Ranking] = {**CONSECUTIVE, "pin": by_pin}
+@cache  # the ways to know an answer share most of their breaks
+def found_at(one: Break, ranking: str) -> int:
+    """The place of the answer in a ranking, from 0; 3 where it is none of the first three."""
+    asked = case(one)
+    lines = RANKINGS[ranking](asked)[:3]
+    return lines.index(asked.line) if asked.line in lines else 3
+
+
+def measure(breaks: Sequence[Break], rankings: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Top-1 and top-3 accuracy of each ranking; nothing where there is no break."""
+    figures = {}
+    for ranking in rankings if breaks else ():
+        places = [found_at(one, ranking) for one in breaks]
+        top1, top3 = (sum(place < most for place in places) / len(breaks) for most in (1, 3))
+        figures[ranking.split()[0]] = {"top1": round(top1, 4), "top3": round(top3, 4)}
+    return figures
+
+
+def figures_of(mined: Mined) -> dict[str, Any]:
+    """Counts and accuracies by the way in which the answer is known; ``diff`` also under the keys it always had."""
+    ways: dict[str, Any] = {}
+    for way in TRUTHS:
+        ways[way] = {
+            "breaks": len(mined.near[way]),
+            "breaks_apart": len(mined.apart[way]),
+            "consecutive": measure(mined.near[way], CONSECUTIVE),
+            "apart": measure(mined.apart[way], [*APART, *(name for name in RANKINGS if name == f"blind {way}")]),
+        }
+    counts = {"lost": mined.lost, "contradicted": mined.contradicted, "diff_wrong": mined.diff_wrong}
+    return {**ways["diff"], **counts, **{way: ways[way] for way in TRUTHS if way != "diff"}}
+
+
+def followed(history: History, since: str, until: str) -> dict[str, Any]:
+    """The figures for functions that went on under another name, or in another file under their own."""
+    kinds: dict[str, list[Successor]] = {"renamed": [], "moved": []}
+    for one in successors(history, since, until):
+        kinds["moved" if one.old[1] == one.new[1] else "renamed"].append(one)
+    return {
+        kind: {"functions": len(found), "commits": len({one.commit for one in found}), **follow(history, found)}
+        for kind, found in kinds.items()
+    }
+
+
+def show(name: str, own: dict[str, Any]) -> None:
+    print(f"{name}: {own['lost']} anchors broke, {own['known']['breaks']} changes with a known answer")
+    print(f"  two answers: {own['contradicted']}; answers of the diff that are wrong: {own['diff_wrong']}")
+    for way in TRUTHS:
+        part = own if way == "diff" else own[way]
+        for kind, count in (("consecutive", part["breaks"]), ("apart", part["breaks_apart"])):
+            print(f"  {way}, {kind}: {count} breaks")
+            for ranking, accuracy in part[kind].items():
+                print(f"    {ranking:8} top-1 {accuracy['top1']:.1%}   top-3 {accuracy['top3']:.1%}")
+    for kind in ("renamed", "moved"):
+        part = own[kind]
+        print(
+            f"  {kind}: {part['functions']} functions in {part['commits']} commits: top-1 {part['top1']:.1%}   "
+            f"top-3 {part['top3']:.1%}   the definition first {part['definition']:.1%}"
+        )
 
 
 def bench() -> int:
@@ -300,16 +225,13 @@ def bench() -> int:
     for upstream in Lock.load(ROOT).select(NAMES):
         place = Path(given[upstream.name]) if upstream.name in given else None
         with find(upstream, ROOT, git_dir=place) as history:
-            near, apart = mine(history, options.since, options.until)
-        if not near:
-            raise SystemExit(f"{upstream.name}: no statement changed in place since {options.since}")
-        own = {"consecutive": measure(near, CONSECUTIVE), "apart": measure(apart, APART)}
-        figures[upstream.name] = {"breaks": len(near), **own}
+            mined = mine(history, options.since, options.until)
+            if not mined.lost:
+                raise SystemExit(f"{upstream.name}: no statement changed in place since {options.since}")
+            own = figures_of(mined) | followed(history, options.since, options.until)
+        figures[upstream.name] = own
         if not options.json:
-            print(f"{upstream.name}: {len(near)} breaks")
-            for kind, rankings in own.items():
-                for name, accuracy in rankings.items():
-                    print(f"  {kind:12} {name:8} top-1 {accuracy['top1']:.1%}   top-3 {accuracy['top3']:.1%}")
+            show(upstream.name, own)
     print(json.dumps({**figures, "seconds": round(time.perf_counter() - began, 1), "machine": machine()}))
     return 0
 

@@ -33,6 +33,7 @@ class Options:
     offline: bool = False
     link: bool | None = None
     reach: bool = False
+    git_dir: Path | None = None
     progress: Callable[[str], None] = field(default=lambda text: None)
 
 
@@ -104,6 +105,14 @@ def carried(project: Project, upstream: Upstream) -> tuple[str, ...]:
     return tuple(ledger.packs) if ledger is not None else ()
 
 
+def as_grafted(project: Project, upstream: Upstream) -> Upstream:
+    """The upstream at the pin for which its checkout was grafted, which the lock may have left since."""
+    ledger = _memory(project, upstream)
+    if ledger is None or not ledger.packs:
+        return upstream
+    return replace(upstream, commit=ledger.commit, tree=ledger.tree)
+
+
 def _memory(project: Project, upstream: Upstream) -> Ledger | None:
     path = project.root / upstream.path
     try:
@@ -120,13 +129,10 @@ def _pin_moved(project: Project, upstream: Upstream) -> GraftError | None:
         return None
     if git.position(path).head != ledger.commit:
         return None
-    held = git.has_commit(path, upstream.commit)
-    fetch = "" if held else f"git -C {upstream.path} fetch --depth 1 origin {upstream.commit}, "
     return GraftError(
         f"it carries the graft on commit {ledger.commit}, the lock pins {upstream.commit} now; nothing was changed",
         where=str(path),
-        remedy=f"python apply.py revert {upstream.name}, then {fetch}git -C {upstream.path} checkout --detach "
-        f"{upstream.commit}, then python apply.py {upstream.name}",
+        remedy=f"python apply.py upgrade {upstream.name} takes the checkout there, with your own edits in it",
     )
 
 
@@ -247,9 +253,8 @@ def revert(project: Project, upstream: Upstream, options: Options) -> Report:
     """
     report = report_for(upstream)
     try:
-        ledger = _memory(project, upstream)
-        if ledger is not None and ledger.packs and not options.packs:
-            upstream = replace(upstream, commit=ledger.commit, tree=ledger.tree)
+        if not options.packs:
+            upstream = as_grafted(project, upstream)
             report = report_for(upstream)
         checkout = standing(project, upstream, report)
         if checkout is None:

@@ -26,6 +26,7 @@ from graft.git import git
 from graft.ledger import Entry, Ledger
 from graft.lock import Upstream
 from graft.merge import merge
+from graft.overlay import Coming, mode_of
 from graft.plan import Plan, load_packs, plan
 from graft.report import Report
 from graft.transaction import Write, commit, nested, recover
@@ -68,7 +69,7 @@ def _adopt(project: Project, checkout: Checkout, packs: set[str], report: Report
         for path, entry in checkout.ledger.entries.items()
         if entry.kind == "overlay" and (not packs or packs & set(entry.packs))
     }
-    back: dict[str, bytes] = {}
+    back: dict[str, Coming] = {}
     for path, entry in overlays.items():
         try:
             content = _edited(project, checkout, path, entry)
@@ -76,11 +77,11 @@ def _adopt(project: Project, checkout: Checkout, packs: set[str], report: Report
             report.add_error(error)
             continue
         if content is not None and entry.source is not None:
-            back[entry.source] = content
+            back[entry.source] = Coming(content, mode_of(checkout.path / path))
     for path, source in _new_files(checkout, overlays):
         content = checkout.content(path)
         if content is not None and not (project.root / source).exists():
-            back[source] = content
+            back[source] = Coming(content, mode_of(checkout.path / path))
     if report.errors or not back:
         report.state = "applied" if checkout.ledger.packs else "unapplied"
         return
@@ -137,7 +138,7 @@ def _new_files(checkout: Checkout, overlays: Mapping[str, Entry]) -> Iterator[tu
             yield path, f"{folders[home]}/{PurePosixPath(path).relative_to(home)}"
 
 
-def _write_back(project: Project, checkout: Checkout, made: Plan, back: Mapping[str, bytes]) -> None:
+def _write_back(project: Project, checkout: Checkout, made: Plan, back: Mapping[str, Coming]) -> None:
     """The sources and what the checkout remembers of them, all or none, kept in the project's own git directory.
 
     A checkout whose git directory is not in the project's gets its part in a set of its own, after this one.
@@ -147,7 +148,10 @@ def _write_back(project: Project, checkout: Checkout, made: Plan, back: Mapping[
         raise GraftError(
             "this copy of graft is no git repository", where=str(project.root), remedy="git init, then adopt"
         )
-    writes = [Write(source, content) for source, content in back.items()]
+    writes = []
+    for source, coming in back.items():
+        changed = coming.mode != mode_of(project.root / source)
+        writes.append(Write(source, coming.content, mode=coming.mode if changed else None))
     rooms = {}
     if checkout.gitdir.resolve().is_relative_to(home.resolve()):
         rooms[checkout.upstream.path] = checkout.gitdir.resolve().relative_to(home.resolve()).as_posix()

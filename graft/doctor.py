@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from graft.dependencies import normalised, requirements
 from graft.errors import BadInput, GraftError
 from graft.git import OLDEST, version
 from graft.lock import Upstream, read_toml
+from graft.tree import WorkTree
 
 _SPEC = re.compile(r"\s*(>=|<=|==|!=|~=|<|>)\s*(\d+(?:\.\d+)*)(\.\*)?\s*\Z")
 
@@ -150,6 +152,7 @@ def diagnose(
             said = f"{upstream.name} has no environment of its own; make one before what is missing goes into it"
             findings.append(Finding(Level.WARNING, said, make))
         findings += lacking
+        findings += _asked_by_upstream(upstream, root, found, target)
     if needs is None:
         findings.append(Finding(Level.INFO, f"envs/{upstream.name}.toml is not there: packages were not looked at"))
     else:
@@ -331,7 +334,7 @@ def _packages(upstream: Upstream, needs: Environment, found: Interpreter, target
     here = 0
     for package in needs.packages:
         names = (package.name, *package.instead)
-        have = {name: found.packages[_key(name)] for name in names if _key(name) in found.packages}
+        have = {name: found.packages[normalised(name)] for name in names if normalised(name) in found.packages}
         fits = [name for name, release in have.items() if satisfies(release, package.version)]
         if fits:
             here += 1
@@ -354,8 +357,27 @@ def _packages(upstream: Upstream, needs: Environment, found: Interpreter, target
     return findings
 
 
-def _key(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+def _asked_by_upstream(upstream: Upstream, root: Path, found: Interpreter, target: str) -> list[Finding]:
+    """Installed packages that the checkout's own files do not allow: ``envs/`` has its reasons, or is out of date."""
+    try:
+        asked = requirements(WorkTree(root / upstream.path, [], {}))
+    except GraftError as error:
+        return [
+            Finding(Level.WARNING, f"{upstream.name}'s own requirements cannot be read: {error.what}", error.remedy)
+        ]
+    findings = []
+    for name, specifier in asked.items():
+        release = found.packages.get(name)
+        try:
+            fits = release is None or satisfies(release, specifier)
+        except ValueError:  # a marker, an address: for pip to judge
+            continue
+        if not fits:
+            said = f"{name} {release} is installed; {upstream.name}'s own files ask for {specifier}"
+            findings.append(
+                Finding(Level.WARNING, said, shlex.join([target, "-m", "pip", "install", name + specifier]))
+            )
+    return findings
 
 
 def _library(entry: Libraries) -> Finding:

@@ -69,11 +69,11 @@ def _owner_and_name(url: str) -> tuple[str, str]:
 
 def published(upstream: Upstream, cwd: Path) -> Remote:
     """The upstream's URL as git is configured to reach it."""
-    used = _rewritten(upstream.url, cwd)
+    used = rewritten(upstream.url, cwd)
     shown = redact(upstream.url)
     if used != upstream.url:
         shown = f"{redact(used)} (git is configured to use it instead of {shown})"
-    return Remote(upstream.url, shown, _local(used))
+    return Remote(upstream.url, shown, local_place(used))
 
 
 def direct(upstream: Upstream, cwd: Path) -> Remote | None:
@@ -82,18 +82,20 @@ def direct(upstream: Upstream, cwd: Path) -> Remote | None:
     git rewrites an address once. A word that stands for the URL in one call's own settings comes out as the URL, which
     no other rewrite then touches.
     """
-    if "=" in upstream.url or _rewritten(upstream.url, cwd) == upstream.url:  # `-c` ends a key at its first `=`
+    if "=" in upstream.url or rewritten(upstream.url, cwd) == upstream.url:  # `-c` ends a key at its first `=`
         return None
     settings = ("-c", f"url.{upstream.url}.insteadOf={_STAND_IN}")
     shown = f"{redact(upstream.url)} itself, past git's insteadOf"
-    return Remote(_STAND_IN, shown, _local(upstream.url), settings, _DIRECT_SILENCE)
+    return Remote(_STAND_IN, shown, local_place(upstream.url), settings, _DIRECT_SILENCE)
 
 
-def _rewritten(url: str, cwd: Path) -> str:
+def rewritten(url: str, cwd: Path) -> str:
+    """The address that git itself would use for ``url``, by its ``insteadOf``."""
     return git_text(["ls-remote", "--get-url", "--", url], cwd=cwd)
 
 
-def _local(address: str) -> Path | None:
+def local_place(address: str) -> Path | None:
+    """The directory that an address names on this machine, None for any other address."""
     parts = urllib.parse.urlsplit(address)
     if parts.scheme == "file":
         return Path(urllib.request.url2pathname(parts.path))
@@ -107,7 +109,10 @@ def fetch(upstream: Upstream, tree: Path, remote: Remote, progress: Progress) ->
     except GraftError:
         if remote.local is None or not remote.local.is_dir() or not has_commit(remote.local, upstream.commit):
             raise
-        return _salvage(upstream, tree, remote.local)
+        there, lacking = _inventory(remote.local, upstream.commit)
+        if not lacking:
+            raise
+        return _salvage(upstream, tree, remote.local, there, lacking)
     return ()
 
 
@@ -127,7 +132,8 @@ def _fetch_commit(upstream: Upstream, tree: Path, remote: Remote, progress: Prog
         ask("--depth=1", upstream.commit)
     except GraftError as refused:
         # A server may serve the tips of its refs only. Then the pin is a tip, or it lies behind one.
-        if not any(word in refused.what for word in ("not our ref", "unadvertised", "remote ref")):
+        hidden = any(word in refused.what for word in ("not our ref", "unadvertised", "remote ref"))
+        if not hidden or upstream.ref == upstream.commit:
             raise
         try:
             ask("--depth=1", upstream.ref)
@@ -139,18 +145,21 @@ def _fetch_commit(upstream: Upstream, tree: Path, remote: Remote, progress: Prog
         raise GraftError(f"{upstream.ref} there does not lead to {upstream.commit}")
 
 
-def _salvage(upstream: Upstream, tree: Path, source: Path) -> tuple[str, ...]:
+def _inventory(source: Path, commit: str) -> tuple[list[str], set[str]]:
+    """The object ids of a commit's tree that a repository has, and those that it lacks."""
+    words = ["rev-list", "--objects", "--no-object-names", "--missing=print", "--no-walk", commit]
+    listed = git_text(words, cwd=source).split("\n")
+    return [line for line in listed if not line.startswith("?")], {line[1:] for line in listed if line.startswith("?")}
+
+
+def _salvage(upstream: Upstream, tree: Path, source: Path, there: list[str], lacking: set[str]) -> tuple[str, ...]:
     """Copy what a repository that lacks some files' contents has of the pin.
 
     The new repository is marked as a partial clone of the upstream's URL: git knows then that objects may be absent,
     and fetches them by itself wherever that URL can be reached.
     """
-    listed = git_text(
-        ["rev-list", "--objects", "--no-object-names", "--missing=print", "--no-walk", upstream.commit], cwd=source
-    ).split("\n")
-    lacking = {line[1:] for line in listed if line.startswith("?")}
-    there = "\n".join(line for line in listed if not line.startswith("?")) + "\n"
-    pack = git(["pack-objects", "--stdout", "--missing=allow-any", "-q"], cwd=source, input=there.encode())
+    names = "".join(f"{name}\n" for name in there).encode()
+    pack = git(["pack-objects", "--stdout", "--missing=allow-any", "-q"], cwd=source, input=names)
     git(["index-pack", "--stdin", "--promisor", "--fix-thin"], cwd=tree, input=pack)
     for key, value in (
         ("core.repositoryFormatVersion", "1"),

@@ -18,10 +18,10 @@ from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
-from urllib.parse import unquote, urlsplit
 
 from graft.errors import BadInput, GraftError
-from graft.git import config_get, environment, failed, git_text, has_commit, run
+from graft.fetch import local_place, rewritten
+from graft.git import config_get, environment, git_text, has_commit, run
 from graft.lock import Upstream
 from graft.source import Source
 
@@ -342,7 +342,7 @@ def find(upstream: Upstream, root: Path, *, git_dir: Path | None = None) -> Hist
             raise BadInput("not a directory", where=f"--git-dir {git_dir}", remedy="name a clone of the upstream")
         return History(git_dir)
     for place in (root / upstream.path, mirror_of(upstream.url, root)):
-        if place is not None and _is_whole(place):
+        if place is not None and is_whole(place):
             return History(place)
     raise GraftError(
         "its history is not on this machine",
@@ -351,7 +351,8 @@ def find(upstream: Upstream, root: Path, *, git_dir: Path | None = None) -> Hist
     )
 
 
-def _is_whole(place: Path) -> bool:
+def is_whole(place: Path) -> bool:
+    """Whether a place holds a repository with its whole history: neither shallow nor a partial clone."""
     if not (place / ".git").exists() and not (place / "HEAD").is_file():
         return False
     shallow = run(["rev-parse", "--is-shallow-repository"], cwd=place)
@@ -362,12 +363,5 @@ def _is_whole(place: Path) -> bool:
 
 def mirror_of(url: str, root: Path) -> Path | None:
     """The local directory that git's own configuration puts in the place of ``url``, None where there is none."""
-    words = ["ls-remote", "--get-url", url]
-    said = run(words, cwd=root)
-    if said.code:
-        raise failed(words, root, said)
-    instead = os.fsdecode(said.out).rstrip("\n")
-    if instead.startswith("file://"):
-        instead = unquote(urlsplit(instead).path)
-    place = Path(instead)
-    return place if place.is_absolute() and place.is_dir() else None
+    place = local_place(rewritten(url, root))
+    return place if place is not None and place.is_dir() else None

@@ -103,8 +103,15 @@ class Lock:
         Raises:
             BadInput: missing or malformed; names the file, table and key, what was expected, and the remedy.
         """
-        file = root / FILE
-        data = read_toml(file)
+        return cls._checked(root / FILE, read_toml(root / FILE))
+
+    @classmethod
+    def of(cls, content: bytes, file: Path) -> Lock:
+        """The same for a content that is to become ``file``."""
+        return cls._checked(file, parse_toml(content, file))
+
+    @classmethod
+    def _checked(cls, file: Path, data: dict[str, Any]) -> Lock:
         top = _Table(str(file), "", data)
         top.only(("format", "upstream"))
         if top.get("format", int, "the number 1") != 1:
@@ -112,7 +119,7 @@ class Lock:
         tables = top.get("upstream", dict, "a table for each upstream, as in [upstream.NAME]")
         if not tables:
             raise top.bad("upstream", "it names no upstream", "add a table for each, as in [upstream.NAME]")
-        upstreams = tuple(_upstream(str(file), root, name, table) for name, table in tables.items())
+        upstreams = tuple(_upstream(str(file), file.parent, name, table) for name, table in tables.items())
         _distinct(str(file), upstreams)
         return cls(file, upstreams)
 
@@ -147,13 +154,24 @@ def read_toml(file: Path) -> dict[str, Any]:
     Raises:
         BadInput: it is missing, unreadable, not UTF-8 or not TOML (with the line).
     """
-    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        text = file.read_bytes().decode("utf-8")
+        content = file.read_bytes()
     except FileNotFoundError as error:
         raise BadInput("there is no such file", where=str(file), remedy="restore it: git checkout -- FILE") from error
     except OSError as error:
         raise BadInput(f"cannot be read: {error.strerror}", where=str(file), remedy="check its permissions") from error
+    return parse_toml(content, file)
+
+
+def parse_toml(content: bytes, file: Path) -> dict[str, Any]:
+    """The same for bytes that are, or are to become, ``file``.
+
+    Raises:
+        BadInput: not UTF-8 or not TOML (with the line).
+    """
+    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    try:
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadInput(f"byte {error.start} is not UTF-8", where=str(file), remedy="save the file as UTF-8") from error
     try:
@@ -222,7 +240,7 @@ class _Table:
 
 def _upstream(file: str, root: Path, name: str, data: object) -> Upstream:
     where = f"upstream.{name}"
-    if not _plain(name):
+    if not plain(name):
         raise BadInput(
             f"{name!r} is no name for an upstream; expected letters, digits, `.`, `_` and `-`, a letter or digit first",
             where=f"{file}, [{where}]",
@@ -252,7 +270,7 @@ def _upstream(file: str, root: Path, name: str, data: object) -> Upstream:
         ),
         path=_path(table, root),
         python=table.string("python", _PYTHON.match, "versions, as in >=3.10,<3.12", "correct `python`"),
-        packs=table.names("packs", _plain, 'a list of pack names, as in [] or ["a", "b"]'),
+        packs=table.names("packs", plain, 'a list of pack names, as in [] or ["a", "b"]'),
         archive=_archive(_Table(file, f"{where}.archive", archive), commit, tree) if "archive" in data else None,
     )
 
@@ -270,7 +288,7 @@ def _path(table: _Table, root: Path) -> str:
     path = table.string(
         "path",
         # Anywhere else it could be, or swallow, a folder of the project's own.
-        lambda value: value.startswith(_BELOW) and all(_plain(part) for part in value.split("/")),
+        lambda value: value.startswith(_BELOW) and all(plain(part) for part in value.split("/")),
         f"a relative path below {_BELOW} with `/` between plain names, no `..`, none beginning with `-` or `.`",
         f"write it as in {_BELOW}NAME",
     )
@@ -286,13 +304,13 @@ def _archive(table: _Table, commit: str, tree: str) -> Archive | None:
     table.only(_ARCHIVE_KEYS)
     own = _object_id(table, "commit") if "commit" in table.data else commit
     archive = Archive(
-        distribution=table.string("distribution", _plain, "a distribution's name", "write it as pip takes it"),
+        distribution=table.string("distribution", plain, "a distribution's name", "write it as pip takes it"),
         version=table.string(
             "version", re.compile(r"[0-9A-Za-z][0-9A-Za-z.!+]*\Z").match, "a release", "as pip shows it"
         ),
         file=table.string(
             "file",
-            lambda value: _plain(value) and value.endswith(".tar.gz"),
+            lambda value: plain(value) and value.endswith(".tar.gz"),
             "the file name of a .tar.gz source archive",
             "write the name without a directory",
         ),
@@ -344,7 +362,8 @@ def _distinct(file: str, upstreams: Sequence[Upstream]) -> None:
         paths[folded] = upstream.name
 
 
-def _plain(value: str) -> bool:
+def plain(value: str) -> bool:
+    """Whether a text is fit to be the name of an upstream, of a pack or of a folder."""
     return bool(_PLAIN.match(value)) and not value.endswith((".", ".lock")) and ".." not in value
 
 

@@ -7,28 +7,28 @@ at the new one. The user's own edits are merged into the new files; where they c
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from graft import flock
 from graft.actions import Project
 from graft.checkout import Checkout
-from graft.errors import BadInput, Collision, GraftError
+from graft.errors import Collision, GraftError
 from graft.fsops import digest
 from graft.git import git, git_dir, git_text, read_blobs
 from graft.ledger import Entry, Ledger
 from graft.lock import FILE, Upstream
+from graft.locktext import with_values
 from graft.merge import merge
 from graft.plan import LoadedPack, Plan, collect, linked, plan_overlays
 from graft.rewrite import rewrite
+from graft.submodule import gitlink, recorded, refuse_held
 from graft.transaction import Link, Write, commit, nested, recover
 from graft.tree import WorkTree
-
-_FULL = re.compile(r"[0-9a-f]{40}")
+from graft.writes import examine
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,29 @@ def plan_move(project: Project, checkout: Checkout, target: Target, packs: Seque
     made.tree_writes += [*links, *overlays.writes]
     made.git_writes += ledger.writes(checkout.gitdir, [*contents, *overlays.contents])
     made.git_writes += [Write("HEAD", f"{target.commit}\n".encode(), space="git"), _index(checkout, target)]
+    # What the transaction would refuse is known before anybody decides to go: a dry run has to see it too.
+    collect(made.errors, partial(_examine, checkout, made))
     return made
+
+
+def _examine(checkout: Checkout, made: Made) -> None:
+    for write in made.tree_writes:
+        for up in PurePosixPath(write.path).parents:
+            old = checkout.path / up
+            if write.content is not None and (old.is_file() or old.is_symlink()):
+                raise _changed_kind(str(up), "a file", "a folder", checkout)
+        if write.content is not None and (checkout.path / write.path).is_dir():
+            raise _changed_kind(write.path, "a folder", "a file", checkout)
+    examine(checkout.path, checkout.gitdir, [*made.tree_writes, *made.git_writes])
+
+
+def _changed_kind(path: str, was: str, is_now: str, checkout: Checkout) -> GraftError:
+    return GraftError(
+        f"{was} became {is_now} upstream, which an upgrade cannot follow by itself",
+        where=path,
+        remedy=f"python apply.py revert {checkout.upstream.name}, move the pin in upstream.lock and the checkout's HEAD"
+        " with git, then apply",
+    )
 
 
 def _take_out(checkout: Checkout, path: str, plain: dict[str, bytes | None]) -> None:
@@ -143,6 +165,10 @@ def _follow(
         return
     now = plain[path] if path in plain else checkout.content(path)
     if change.old is None and now is not None and now != change.new:
+        if path in checkout.ledger.entries:
+            raise Collision(
+                "upstream adds a file where an overlay lands", where=path, remedy="give the overlay another place"
+            )
         raise Collision("upstream adds a file where you have one of your own", where=path, remedy="move yours away")
     if now == change.old or change.old is None:
         plain[path] = change.new
@@ -205,44 +231,26 @@ def move(project: Project, checkout: Checkout, target: Target, made: Made) -> No
     writes = nested([*made.tree_writes, *made.git_writes], checkout.upstream.path, inside)
     lock = project.root / FILE
     old = lock.read_bytes()
-    writes.append(Write(FILE, moved_lock(old, checkout.upstream, target), expect=old))
+    writes.append(Write(FILE, moved_lock(old, project.root, checkout.upstream, target), expect=old))
+    refuse_held(checkout.gitdir / "index")
     with flock.held(home):
         recover(project.root, home)
         link = _gitlink(project, checkout.upstream, target)
         commit(project.root, home, [*writes, *link], rooms={checkout.upstream.path: inside})
 
 
-def moved_lock(text: bytes, upstream: Upstream, target: Target) -> bytes:
-    """The lock with another ref, commit and tree for one upstream; every other byte stays."""
-    head = re.search(
-        rb"^\[upstream\.(?:\"?)" + re.escape(upstream.name).encode() + rb"(?:\"?)\][^\n]*\n", text, re.MULTILINE
-    )
-    if head is None:
-        raise BadInput(f"no table [upstream.{upstream.name}]", where=FILE, remedy="write it as a table of its own")
-    stop = re.compile(rb"^\[", re.MULTILINE).search(text, head.end())
-    end = stop.start() if stop else len(text)
-    table = text[head.end() : end]
-    for key, value in (("ref", target.ref), ("commit", target.commit), ("tree", target.tree)):
-        if key == "ref" and _FULL.fullmatch(target.ref):
-            continue
-        line = re.compile(rb"^(\s*" + key.encode() + rb"\s*=\s*)([\"'])[^\"'\n]*\2", re.MULTILINE)
-        table, count = line.subn(lambda found, value=value: found[1] + found[2] + value.encode() + found[2], table)  # type: ignore[misc]
-        if count != 1:
-            raise BadInput(
-                f"{key} is not on a line of its own", where=f"{FILE} [upstream.{upstream.name}]", remedy="write it so"
-            )
-    return text[: head.end()] + table + text[end:]
+def moved_lock(text: bytes, root: Path, upstream: Upstream, target: Target) -> bytes:
+    """The lock with another ref, commit and tree for one upstream; every other byte stays.
+
+    ``ref`` is where the commit was found: an id stands for itself, and so does ``HEAD`` where it names no branch, since
+    tomorrow it is another commit.
+    """
+    ref = target.commit if target.ref == "HEAD" else target.ref
+    return with_values(text, root, upstream.name, {"ref": ref, "commit": target.commit, "tree": target.tree})
 
 
 def _gitlink(project: Project, upstream: Upstream, target: Target) -> list[Write]:
     """The project's index with the submodule at the new commit; nothing where it is not a submodule."""
-    if not git_text(["ls-files", "--stage", "--", upstream.path], cwd=project.root).startswith("160000"):
+    if recorded(project.root, upstream.path) is None:
         return []
-    index = git_dir(project.root) / "index"
-    old = index.read_bytes()
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder, "index")
-        copy.write_bytes(old)
-        entry = f"160000,{target.commit},{upstream.path}"
-        git(["update-index", "--cacheinfo", entry], cwd=project.root, env={"GIT_INDEX_FILE": str(copy)})
-        return [Write("index", copy.read_bytes(), space="git", expect=old)]
+    return [gitlink(project.root, upstream.path, target.commit)]

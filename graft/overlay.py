@@ -12,7 +12,8 @@ from types import MappingProxyType
 from graft.errors import BadInput
 from graft.pack import Pack
 
-NOTHING: Mapping[str, bytes] = MappingProxyType({})
+_EXECUTABLE = 0o755
+_PLAIN = 0o644
 _SKIPPED = {"__pycache__", ".DS_Store", ".ipynb_checkpoints"}
 
 
@@ -35,11 +36,27 @@ class OverlayFile:
     pack: str
 
 
-def overlay_files(root: Path, pack: Pack, coming: Mapping[str, bytes] = NOTHING) -> list[OverlayFile]:
+@dataclass(frozen=True)
+class Coming:
+    """What a source under ``overlays/`` is about to become: its bytes, and 0o644 or 0o755."""
+
+    content: bytes
+    mode: int
+
+
+NOTHING: Mapping[str, Coming] = MappingProxyType({})
+
+
+def mode_of(file: Path) -> int:
+    """0o755 for a file that its owner may run, else 0o644: git tells no more apart."""
+    return _EXECUTABLE if file.exists() and file.stat().st_mode & stat.S_IXUSR else _PLAIN
+
+
+def overlay_files(root: Path, pack: Pack, coming: Mapping[str, Coming] = NOTHING) -> list[OverlayFile]:
     """Every file of a pack's overlays, sorted by where it lands.
 
     Args:
-        coming: sources that are about to be written, and their bytes.
+        coming: sources that are about to be written.
 
     Raises:
         BadInput: a source is missing, is or holds a symbolic link, or two land at one path.
@@ -60,9 +77,8 @@ def overlay_files(root: Path, pack: Pack, coming: Mapping[str, bytes] = NOTHING)
                     remedy="name one of the two",
                 )
             file = root / relative
-            mode = 0o755 if file.exists() and file.stat().st_mode & stat.S_IXUSR else 0o644
-            content = coming[relative] if relative in coming else file.read_bytes()
-            found[path] = OverlayFile(relative, path, content, mode, pack.name)
+            is_to_be = coming[relative] if relative in coming else Coming(file.read_bytes(), mode_of(file))
+            found[path] = OverlayFile(relative, path, is_to_be.content, is_to_be.mode, pack.name)
     return [found[path] for path in sorted(found)]
 
 

@@ -205,7 +205,9 @@ def load_pack(root: Path, upstream: str, name: str) -> tuple[Pack, str]:
         spec.loader.exec_module(module)
     except BadInput:
         raise
-    except Exception as error:  # a pack is code of this repository; whatever it raises is its author's to read
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a pack is code of this repository; whatever it raises is its author's to read
         line = getattr(error, "lineno", None) or _line_in(error, path)
         raise BadInput(
             f"the pack does not load: {type(error).__name__}: {error}",

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import libcst as cst
 
+from graft.depth import too_deep
 from graft.errors import BadInput
 from graft.source import semantic_fields
 
@@ -52,6 +53,12 @@ def parse(text: str, *, where: str = "") -> cst.BaseStatement | cst.BaseExpressi
 def parse_statements(text: str, *, where: str = "") -> Sequence[cst.BaseStatement]:
     """The statements of a piece of code in which ``$x`` may stand."""
     source = _VARIABLE.sub(lambda found: _PREFIX + found[1], textwrap.dedent(text).strip("\n")).replace("$$", "$")
+    if why := too_deep(source.encode()):
+        raise BadInput(
+            f"the pattern is nested too deeply to be read: {why}",
+            where=where,
+            remedy="anchor at a smaller piece of code",
+        )
     try:
         body = cst.parse_module(source + "\n").body
     except cst.ParserSyntaxError as error:

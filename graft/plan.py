@@ -20,7 +20,7 @@ from graft.fsops import digest, observe
 from graft.ledger import Entry, Ledger
 from graft.lock import Upstream
 from graft.merge import merge
-from graft.overlay import NOTHING, OverlayFile, overlay_files
+from graft.overlay import NOTHING, Coming, OverlayFile, overlay_files
 from graft.pack import Pack, load_pack
 from graft.reclaim import at_pin, mark, reclaim
 from graft.rewrite import Outcome, Rewrite, rewrite
@@ -41,12 +41,12 @@ class LoadedPack:
 
 
 def load_packs(
-    root: Path, upstream: Upstream, names: Sequence[str], coming: Mapping[str, bytes] = NOTHING
+    root: Path, upstream: Upstream, names: Sequence[str], coming: Mapping[str, Coming] = NOTHING
 ) -> list[LoadedPack]:
     """Packs with their overlays, sorted by name, since the result must not depend on their order.
 
     Args:
-        coming: sources of overlay files that are about to be written, and their bytes.
+        coming: sources of overlay files that are about to be written.
     """
     loaded = []
     for name in sorted(set(names)):

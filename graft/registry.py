@@ -26,6 +26,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from graft.archive import Unproven, verify
+from graft.dependencies import normalised
 from graft.errors import GraftError
 from graft.git import Progress, redact
 from graft.lock import Archive
@@ -171,7 +172,7 @@ def _listed(location: str, archive: Archive, registry: Registry, *, index: bool)
     """The archive's URL from an index's project page, or from the page at ``location`` itself."""
     page = location
     if index:
-        page = location.rstrip("/") + "/" + re.sub(r"[-_.]+", "-", archive.distribution).lower() + "/"
+        page = location.rstrip("/") + "/" + normalised(archive.distribution) + "/"
     if _local(page):
         path = Path(urllib.request.url2pathname(urllib.parse.urlsplit(page).path))
         if path.is_dir():

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import libcst as cst
 
+from graft.depth import too_deep
 from graft.errors import GraftError
 from graft.spans import spans_of
 
@@ -20,6 +21,7 @@ _TRIVIA = re.compile(
     r"whitespace|leading_lines|lines_after|lpar$|rpar$|lbracket|rbracket|lbrace|rbrace|comma$|semicolon|header|footer"
     r"|indent|newline|equal$|colon$|dot$|^start$|^end$|trailing|default_|encoding|has_trailing"
 )
+_LEAVE_OUT = "leave this file out of the pack"
 _CODING = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
 
 
@@ -38,13 +40,15 @@ class Source:
         self.path = path
         self.content = content
         _refuse_other_encodings(path, content)
+        if why := too_deep(content):
+            raise GraftError(f"nested too deeply to be read: {why}", where=path, remedy=_LEAVE_OUT)
         try:
             self.module = cst.parse_module(content)
         except cst.ParserSyntaxError as error:
             raise GraftError(
                 f"not Python that can be read: {error.message.splitlines()[0]}",
                 where=f"{path}:{error.raw_line}",
-                remedy="mend the syntax, or restore the file with git checkout",
+                remedy="if you edited it, mend it or restore it with git checkout",
             ) from error
 
     @cached_property

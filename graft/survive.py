@@ -1,7 +1,8 @@
 """``python apply.py survive NAME --range A..B``: at how many of the upstream's commits the packs stand.
 
 Every commit of the range that touches a file in which an edit stands is tried: does every edit locate once, apply,
-parse, and meet its post-conditions? A commit in which a definition does not exist in any file is set aside, by name.
+parse, and meet its post-conditions? A commit from before a definition existed is set aside, by name; one in which a
+definition is gone that was there before counts as broken.
 Blobs only are read; nothing is checked out.
 """
 
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,7 +22,7 @@ from graft import timeline
 from graft.actions import Project
 from graft.bisect import candidates_at, packs_of
 from graft.candidates import Candidate
-from graft.errors import Exit, GraftError
+from graft.errors import BadInput, Exit, GraftError
 from graft.fsops import digest
 from graft.history import GitTree, History, find
 from graft.lock import Upstream
@@ -48,27 +51,51 @@ def run(project: Project, options: argparse.Namespace, screen: Screen) -> int:
     """Tries the range and prints what came of it; 1 where something breaks."""
     (upstream,) = project.lock.select([options.upstream])
     packs = packs_of(project, upstream, options.pack)
+    if options.html is not None:
+        _check_writable(options.html)
+    if not options.no_textual:
+        _check_tools()
     with find(upstream, project.root, git_dir=options.git_dir) as history:
         bench = Bench(history, packs)
         result = assess(bench, upstream, options.span, screen, textual=not options.no_textual)
         ranked = _ranked(history, bench, result)
     screen.settle()
-    if options.html is not None:
-        options.html.write_text(timeline.page(result), encoding="utf-8")
     if options.json:
         print(json.dumps(as_dict(result, ranked)))
     else:
         show(screen, result, ranked)
-        if options.html is not None:
+    if options.html is not None:
+        options.html.write_text(timeline.page(result), encoding="utf-8")
+        if not options.json:
             screen.say(f"  page      {options.html}")
     return Exit.FAILED if result.broken or not result.judged else Exit.OK
+
+
+def _check_writable(page: Path) -> None:
+    if page.is_dir() or not os.access(page if page.exists() else page.parent, os.W_OK):
+        raise BadInput("cannot be written", where=f"--html {page}", remedy="name a file in a folder that is there")
+
+
+def _check_tools() -> None:
+    if shutil.which("patch") is None:
+        raise BadInput(
+            "there is no program `patch` to compare with",
+            where="survive",
+            remedy="apt-get install -y patch, or leave the textual tools out: --no-textual",
+        )
 
 
 def assess(bench: Bench, upstream: Upstream, span: str, screen: Screen, *, textual: bool = True) -> Survival:
     """Tries every commit of a range with the packs, and with the textual tools where they are wanted."""
     began = time.perf_counter()
-    trials = bench.trials(span, progress=screen.progress)
     pin = bench.history.commit(upstream.commit) if bench.history.has(upstream.commit) else None
+    if textual and pin is None:
+        raise GraftError(
+            f"the clone does not have the pin {upstream.commit[:10]}, at which the textual tools' diff is made",
+            where=str(bench.history.git_dir),
+            remedy="fetch it there, or leave the textual tools out: --no-textual",
+        )
+    trials = bench.trials(span, progress=screen.progress)
     result = Survival(upstream.name, span, pin, trials, time.perf_counter() - began)
     if textual:
         _compare(bench.history, upstream, bench.packs, result, screen)
@@ -144,7 +171,14 @@ def as_dict(result: Survival, ranked: Sequence[Ranked]) -> dict[str, Any]:
         "range": result.span,
         "rate": result.rate,
         "commits": len(result.judged),
-        "set_aside": [{**trial.commit.as_dict(), "missing": list(trial.missing)} for trial in result.aside],
+        "set_aside": [
+            {
+                **trial.commit.as_dict(),
+                "missing": list(trial.missing),
+                "failures": [_plain(one) for one in trial.failures],
+            }
+            for trial in result.aside
+        ],
         "broken": [
             {**trial.commit.as_dict(), "failures": [_plain(failure) for failure in trial.failures]}
             for trial in result.broken
@@ -178,7 +212,9 @@ def show(screen: Screen, result: Survival, ranked: Sequence[Ranked]) -> None:
     judged, broken, aside = result.judged, result.broken, result.aside
     kind = "bad" if broken or not judged else "good"
     name = screen.paint(result.upstream, "bold")
-    screen.say(f"{name}  {result.span}, {len(result.trials)} commits touch the packs' files")
+    touching = sum(trial.touches for trial in result.trials)
+    only = "" if touching else ": its last commit stands for all"
+    screen.say(f"{name}  {result.span}, {touching or 'no'} commits touch the packs' files{only}")
     rate = "no commit to judge" if result.rate is None else f"{result.rate:.1%}"
     screen.say(
         f"  {'graft':18}{screen.paint(rate, kind)}  {len(judged) - len(broken)} of {len(judged)} commits where the"
@@ -201,7 +237,7 @@ def show(screen: Screen, result: Survival, ranked: Sequence[Ranked]) -> None:
             for candidate in own.get(failure.edit, failure.candidates):
                 screen.say(f"              {candidate}")
     if aside:
-        screen.say(f"  set aside {len(aside)} commits in which a definition exists in no file:")
+        screen.say(f"  set aside {len(aside)} commits from before a definition existed:")
         for name, count in sorted(Counter(name for trial in aside for name in trial.missing).items()):
             own_trials = [trial for trial in aside if name in trial.missing]
             screen.say(f"            {name}: {count}, {own_trials[0].commit.day} to {own_trials[-1].commit.day}")

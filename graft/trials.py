@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from graft.bisect import Named, named
 from graft.candidates import Candidate
-from graft.errors import GraftError
+from graft.errors import BadInput, GraftError
 from graft.fsops import digest
 from graft.history import Commit, GitTree, History
 from graft.pack import Pack
@@ -23,6 +23,7 @@ from graft.successors import footprint, homes
 
 STEP = 25
 """How many commits go by between two words of progress, since a log keeps every one of them."""
+_GONE = "its definition was there before and is in no file any more"
 STANDS, BROKEN, ASIDE = "stands", "broken", "set aside"
 
 
@@ -57,6 +58,7 @@ class Trial:
     failures: tuple[Failure, ...] = ()
     missing: tuple[str, ...] = ()  # definitions that no file of the commit has
     moved: tuple[tuple[str, str], ...] = ()  # where an edit's definition was declared, and where it stands
+    touches: bool = True  # False where no commit of the range touches the files, and its end stands for all
     textual: dict[str, bool] = field(default_factory=dict)
     right: dict[str, bool] = field(default_factory=dict)  # whether what a tool made is what the packs mean
     digests: dict[str, str] = field(default_factory=dict)  # SHA-256 of each edited file as the packs make it
@@ -143,21 +145,28 @@ class Bench:
         self.places |= {(condition.path, condition.definition) for pack in packs for condition in pack.ensures}
         self.groups = [self._group(path) for path in sorted({path for path, _ in self.places})]
         self._known: dict[tuple[object, ...], _Part] = {}
+        self._had: dict[str, list[str]] = {}  # the commits tried so far at which a definition exists, oldest first
 
     def trials(self, span: str, *, progress: Callable[[str], None] = lambda text: None) -> list[Trial]:
         """Every commit of ``span`` that touches a file in which an edit stands, or stood then, oldest first.
 
-        Where none does, the last commit of the range alone, so that there is an answer.
+        Where none does, the last commit of the range alone, so that there is an answer; its ``touches`` says so.
+
+        Raises:
+            BadInput: there is no commit in the range.
         """
-        commits = self.history.commits(span, sorted(self.paths(span))) or [
-            self.history.commit(self.history.ends(span)[1])
-        ]
+        first, last = self.history.ends(span)
+        if not self.history.commits(span):
+            raise BadInput(f"no commit lies in {span}", where="--range", remedy="write the older end first, as in A..B")
+        touching = self.history.commits(span, sorted(self.paths(span)))
+        tree = self.history.tree(first)
+        self._had = {name: [first] for path, name in self.places if name is not None and homes(tree, path, name)}
         made = []
         with _uncollected():
-            for number, commit in enumerate(commits, 1):
+            for number, commit in enumerate(touching or [self.history.commit(last)], 1):
                 if number % STEP == 1:
-                    progress(f"trying the packs at commit {number} of {len(commits)}")
-                made.append(self.trial(commit))
+                    progress(f"trying the packs at commit {number} of {len(touching) or 1}")
+                made.append(dataclasses.replace(self.trial(commit), touches=bool(touching)))
         return made
 
     def paths(self, span: str) -> set[str]:
@@ -194,8 +203,21 @@ class Bench:
         failures = tuple(failure for part in parts for failure in part.failures)
         moved = tuple(sorted({pair for part in parts for pair in part.moved}))
         digests = {path: sha256 for part in parts for path, sha256 in part.digests.items()}
-        verdict = ASIDE if missing else BROKEN if failures else STANDS
+        gone = {name for name in missing if self._was_there(name, commit.id)}
+        failures += tuple(
+            Failure(str(edit), edit.place.path, name, f"{edit.edit.verb} {edit.edit.anchor!r}", "lost", _GONE)
+            for edit in self.edits
+            if (name := edit.place.definition) in gone and name is not None
+        )
+        for _, name in self.places:
+            if name is not None and name not in missing and commit.id not in self._had.setdefault(name, []):
+                self._had[name].append(commit.id)
+        verdict = BROKEN if gone or (failures and not missing) else ASIDE if missing else STANDS
         return Trial(commit, verdict, failures, tuple(sorted(missing)), moved, digests=digests)
+
+    def _was_there(self, name: str, commit: str) -> bool:
+        """Whether a commit that ``commit`` was made from has the definition, so that it is gone and not yet to come."""
+        return any(self.history.contains(commit, earlier) for earlier in self._had.get(name, ()))
 
     def _group(self, path: str) -> _Group:
         packs = []

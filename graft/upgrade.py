@@ -12,17 +12,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from graft.actions import Options, Project, at_work, standing
-from graft.bisect import candidates_at, first_breaking, named
+from graft import dependencies
+from graft.actions import Options, Project, as_grafted, at_work, standing
+from graft.bisect import Named, candidates_at, first_breaking, named
+from graft.branch import default_branch
 from graft.checkout import Checkout
 from graft.errors import BadInput, GraftError, Unreachable
 from graft.fetch import Remote, fetch, mirrored, published
 from graft.git import has_commit, run, tree_id
-from graft.history import find as find_history
 from graft.ledger import Ledger
 from graft.lock import Upstream
 from graft.move import Target, move, plan_move
-from graft.pack import Pack
+from graft.past import obtain as obtain_history
 from graft.plan import load_packs
 from graft.report import Report
 from graft.rewrite import Outcome, State, rewrite
@@ -41,6 +42,7 @@ class Trial:
     the definition since the pin, as a diff, since an edit that still matches may mean something else there.
     """
 
+    edit: str  # ``pack:number``, as bisect takes it
     outcome: Outcome
     verdict: str
     around: str = ""
@@ -48,6 +50,7 @@ class Trial:
 
     def as_dict(self) -> dict[str, Any]:
         data = {
+            "name": self.edit,
             "pack": self.outcome.pack,
             "edit": self.outcome.verb,
             "anchor": self.outcome.anchor,
@@ -74,8 +77,11 @@ class Upgrade:
     moved: bool = False
 
 
-def upgrade(project: Project, upstream: Upstream, ref: str, options: Options, *, dry_run: bool) -> Upgrade:
+def upgrade(project: Project, upstream: Upstream, ref: str | None, options: Options, *, dry_run: bool) -> Upgrade:
     """Tries ``ref`` and, where all is well and not ``dry_run``, goes there; a failure leaves everything as it was.
+
+    Args:
+        ref: None follows the lock: a checkout that was grafted at an earlier pin goes to the one that the lock names.
 
     Raises:
         BadInput: ``ref`` is no branch, tag or full commit id.
@@ -84,18 +90,27 @@ def upgrade(project: Project, upstream: Upstream, ref: str, options: Options, *,
     """
     report = Report(upstream.name, upstream.path, upstream.commit, upstream.tree, upstream.license)
     done = Upgrade(report)
+    locked, upstream = upstream, as_grafted(project, upstream)
+    if ref is None and upstream.commit == locked.commit:
+        raise BadInput(
+            "the checkout is at the lock's pin", where=upstream.name, remedy="say where to go: --to main, --to v1.2"
+        )
     checkout = standing(project, upstream, report)
     if checkout is None:
         raise GraftError("there is no checkout yet", where=upstream.name, remedy=f"python apply.py {upstream.name}")
     with at_work(checkout.path, checkout.gitdir, report):
         checkout.ledger = Ledger.load(checkout.gitdir)
-        done.target = find(upstream, ref, checkout, options)
+        done.target = find(upstream, ref or locked.commit, checkout, options)
+        if ref is None:
+            done.target = replace(done.target, ref=locked.ref)
         packs = load_packs(project.root, upstream, upstream.packs)
         old, new = (CommitTree(checkout.path, commit) for commit in (upstream.commit, done.target.commit))
         own = [loaded.pack for loaded in packs]
         found = rewrite(new, own)
-        done.trials = [study(outcome, old, new) for outcome in found.outcomes]
-        report.notes += explain(project, upstream, own, done.target, done.trials)
+        edits = named(own)
+        done.trials = [study(str(edit), end, old, new) for edit, end in zip(edits, found.outcomes, strict=True)]
+        report.notes += explain(project, upstream, edits, done.target, done.trials, options)
+        report.notes += dependencies.changes(old, new)
         # What a lost edit leaves undone is told by the edit; the packs' own conditions count where all edits hold.
         report.errors += [outcome.as_error() for outcome in found.outcomes if not outcome.good] or found.errors
         if report.errors:
@@ -103,7 +118,8 @@ def upgrade(project: Project, upstream: Upstream, ref: str, options: Options, *,
             return done
         made = plan_move(project, checkout, done.target, packs)
         report.wrote = [write.path for write in made.tree_writes]
-        report.errors += made.errors
+        for error in made.errors:
+            report.add_error(error)
         report.state = "failed" if report.errors else "tried"
         if report.errors or dry_run:
             return done
@@ -124,12 +140,13 @@ def find(upstream: Upstream, ref: str, checkout: Checkout, options: Options) -> 
         commit_id = ref if _FULL.fullmatch(ref) else resolve(ref, remote, checkout.path, tried)
         if commit_id is None:
             continue
-        wanted = replace(upstream, ref=ref, commit=commit_id)
         try:
+            called = (default_branch(remote, checkout.path) or commit_id) if ref == "HEAD" else ref
+            wanted = replace(upstream, ref=called, commit=commit_id)
             if not has_commit(checkout.path, commit_id):
                 options.progress(f"{upstream.name}: {ref} from {remote.shown}")
                 fetch(wanted, checkout.path, remote, options.progress)
-            return Target(ref, commit_id, tree_id(checkout.path, commit_id), remote.shown)
+            return Target(called, commit_id, tree_id(checkout.path, commit_id), remote.shown)
         except GraftError as error:
             tried.append(f"{remote.shown}: {error.what}")
     if _FULL.fullmatch(ref) and has_commit(checkout.path, ref):
@@ -167,26 +184,31 @@ def resolve(ref: str, remote: Remote, cwd: Path, tried: list[str]) -> str | None
     return None
 
 
-def study(outcome: Outcome, old: Tree, new: Tree) -> Trial:
+def study(edit: str, outcome: Outcome, old: Tree, new: Tree) -> Trial:
     """How an edit ends on the new tree, and what changed around it."""
     verdict = {
         State.APPLIED: "moved" if outcome.moved_from else "applied",
         State.ALREADY: "upstream has it now",
     }.get(outcome.state, outcome.state.value)
-    around = _around(outcome, old, new) if outcome.definition and outcome.verb != "add_import" else ""
-    return Trial(outcome, verdict, around)
+    seen = outcome.good and outcome.definition and outcome.verb != "add_import"
+    return Trial(edit, outcome, verdict, _around(outcome, old, new) if seen else "")
 
 
 def explain(
-    project: Project, upstream: Upstream, packs: Sequence[Pack], target: Target, trials: Sequence[Trial]
+    project: Project,
+    upstream: Upstream,
+    edits: Sequence[Named],
+    target: Target,
+    trials: Sequence[Trial],
+    options: Options,
 ) -> list[str]:
     """Which upstream commit lost each edit that is lost, and where it may be now; says where that cannot be told."""
-    lost = [(edit, trial) for edit, trial in zip(named(packs), trials, strict=True) if not trial.outcome.good]
+    lost = [(edit, trial) for edit, trial in zip(edits, trials, strict=True) if not trial.outcome.good]
     if not lost:
         return []
     notes = []
     try:
-        with find_history(upstream, project.root) as history:
+        with obtain_history(upstream, project.root, target.commit, options) as history:
             for edit, trial in lost:
                 try:
                     found = first_breaking(history, edit, upstream.commit, target.commit).commit

@@ -25,11 +25,12 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     verb.add_argument("upstreams", nargs="*", metavar="UPSTREAM", help="names as in upstream.lock; all that have packs")
     verb.add_argument("--to", default="HEAD", metavar="REF", help="another branch than the upstream's default one")
     verb.add_argument("--markdown", type=Path, metavar="FILE", help="write the summary there")
+    verb.add_argument("--git-dir", type=Path, metavar="DIR", help="a clone with the history, to name breaking commits")
     mirror_and_offline(verb)
 
 
 def run(project: Project, options: argparse.Namespace, screen: Screen) -> int:
-    chosen = Options(mirror=options.mirror, offline=options.offline, progress=screen.progress)
+    chosen = Options(mirror=options.mirror, offline=options.offline, git_dir=options.git_dir, progress=screen.progress)
     found: list[tuple[Upstream, Upgrade | GraftError]] = []
     for upstream in project.lock.select(options.upstreams):
         if not upstream.packs and not options.upstreams:
@@ -77,11 +78,12 @@ def markdown(upstream: Upstream, done: Upgrade | GraftError) -> Iterator[str]:
         if changed:
             yield f"- upstream changed {changed} definitions around edits that still match: read them again"
             yield f"\n`python apply.py upgrade {upstream.name} --to {done.target.commit} --dry-run` shows them."
+        yield from (f"- {note}" for note in done.report.notes)
         return
     yield f"## {upstream.name} at {commit}: {len(lost)} of {len(done.trials)} edits do not hold\n"
     for trial in lost:
         outcome = trial.outcome
-        yield f"### {outcome.pack}: {outcome.verb} is {trial.verdict}\n"
+        yield f"### {trial.edit}: {outcome.verb} is {trial.verdict}\n"
         place = f"`{outcome.path}` `{outcome.definition or 'module'}`"
         yield f"- anchor `{outcome.anchor}`, in {place}, declared at {outcome.declared}"
         yield f"- {outcome.detail}"
@@ -93,3 +95,4 @@ def markdown(upstream: Upstream, done: Upgrade | GraftError) -> Iterator[str]:
     for error in done.report.errors:
         if not any(trial.outcome.detail and trial.outcome.detail in error.what for trial in lost):
             yield f"```\n{error}\n```\n"
+    yield from (f"- {note}" for note in done.report.notes)

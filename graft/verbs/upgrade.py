@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from graft.actions import Options, Project
@@ -20,14 +21,19 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         verbs, NAME, "try every pack on another commit of an upstream, and move the pin there if all hold"
     )
     verb.add_argument("upstream", metavar="UPSTREAM", help="a name as in upstream.lock")
-    verb.add_argument("--to", required=True, metavar="REF", help="a branch, a tag or a full commit id")
+    verb.add_argument(
+        "--to",
+        metavar="REF",
+        help="a branch, a tag or a full commit id; without it the checkout follows a lock that has moved on",
+    )
     verb.add_argument("--dry-run", action="store_true", help="try and report only")
+    verb.add_argument("--git-dir", type=Path, metavar="DIR", help="a clone with the history, to name a breaking commit")
     mirror_and_offline(verb)
 
 
 def run(project: Project, options: argparse.Namespace, screen: Screen) -> int:
     (upstream,) = project.lock.select([options.upstream])
-    chosen = Options(mirror=options.mirror, offline=options.offline, progress=screen.progress)
+    chosen = Options(mirror=options.mirror, offline=options.offline, git_dir=options.git_dir, progress=screen.progress)
     done = upgrade(project, upstream, options.to, chosen, dry_run=options.dry_run)
     screen.settle()
     if options.json:
@@ -59,7 +65,7 @@ def show(screen: Screen, done: Upgrade, *, dry_run: bool) -> None:
         good = "good" if trial.verdict in ("applied", "moved") else "bad"
         at = f"{outcome.path} {outcome.definition or ''}".rstrip()
         kind = "warn" if trial.verdict in ("moved", "upstream has it now") else good
-        screen.say(f"  {screen.paint(trial.verdict.ljust(12), kind)} {outcome.pack}: {outcome.verb}  {at}")
+        screen.say(f"  {screen.paint(trial.verdict.ljust(12), kind)} {trial.edit}: {outcome.verb}  {at}")
         if outcome.moved_from:
             screen.say(f"               was {outcome.moved_from}")
         if trial.verdict == "upstream has it now":
@@ -75,13 +81,12 @@ def show(screen: Screen, done: Upgrade, *, dry_run: bool) -> None:
         screen.say(f"  note   {note}")
     for trial in done.trials:
         if trial.first:
-            screen.say(
-                f"  {trial.outcome.pack}: {trial.outcome.verb} {trial.outcome.anchor!r} was broken by {trial.first}"
-            )
+            screen.say(f"  {trial.edit}: {trial.outcome.verb} {trial.outcome.anchor!r} was broken by {trial.first}")
     if report.errors:
         screen.say("\nnothing was changed")
     elif dry_run:
-        screen.say(f"\nall hold; python apply.py upgrade {report.name} --to {target.ref} moves the pin")
+        to = f" --to {target.ref}" if target.commit != report.commit else ""
+        screen.say(f"\nall hold; python apply.py upgrade {report.name}{to} moves the {'pin' if to else 'checkout'}")
     else:
         screen.say(f"\nthe pin is at {target.commit}; {len(report.wrote)} files of the checkout were written")
         screen.say("next: make test-upstreams, then git add upstream.lock " + report.path + " && git commit")

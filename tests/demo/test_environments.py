@@ -42,8 +42,9 @@ def no_venv(builder: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder, "create", create)
 
 
-def wanted(*requirements: str, editable: str | None = None) -> Namespace:
-    return Namespace(name="e", requirements=list(requirements), editable=editable, cpu_shims=False)
+def wanted(*requirements: str, editable: str | None = None, **changes: object) -> Namespace:
+    defaults = {"no_deps_requirements": [], "cpu_shims": None}
+    return Namespace(name="e", requirements=list(requirements), editable=editable, **(defaults | changes))
 
 
 @pytest.mark.usefixtures("no_venv")
@@ -99,14 +100,113 @@ def test_a_missing_checkout_is_named_with_its_remedy(builder: ModuleType) -> Non
         builder.build(wanted(editable="upstreams/X"))
 
 
-def test_too_old_a_python_is_refused_before_anything_is_made() -> None:
+DLIMP = "dlimp @ git+https://host.example/dlimp@0123456789abcdef"
+
+
+@pytest.fixture
+def no_git(builder: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip as it is where no git host is reachable: registry packages install, packages from git do not."""
+    pip = builder.pip
+
+    def offline(venv: Path, *arguments: str) -> None:
+        if "git+" in arguments[-1]:
+            raise builder.BuildError("git is out of reach")
+        pip(venv, *arguments)
+
+    monkeypatch.setattr(builder, "pip", offline)
+
+
+@pytest.mark.usefixtures("no_venv")
+def test_requirements_without_dependencies_are_installed_one_by_one(builder: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "alone.txt").write_text(f"# why\ngraphics==1 # pinned\n\n{DLIMP}\n")
+    assert builder.build(wanted(no_deps_requirements=["alone.txt"])) == []
+    assert builder.asked == [("--no-deps", "graphics==1"), ("--no-deps", DLIMP)]
+    (tmp_path / "alone.txt").write_text(f"graphics==2\n{DLIMP}\n")
+    builder.build(wanted(no_deps_requirements=["alone.txt"]))
+    assert builder.asked[2:] == [("--no-deps", "graphics==2")]
+
+
+@pytest.mark.usefixtures("no_venv", "no_git")
+def test_a_package_that_only_git_has_is_named_and_the_rest_is_built(
+    builder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builder, "has_distribution", lambda venv, name: False)
+    (tmp_path / "alone.txt").write_text(f"{DLIMP}\ngraphics==1\n")
+    (tmp_path / "checkout").mkdir()
+    (tmp_path / "checkout" / "pyproject.toml").write_text("")
+    [line] = builder.build(wanted(no_deps_requirements=["alone.txt"], editable="checkout"))
+    assert "without dlimp" in line
+    assert "insteadOf https://host.example/dlimp`" in line
+    assert "pip install --no-deps FOLDER" in line
+    assert [step[:2] for step in builder.asked] == [("--no-deps", "graphics==1"), ("--no-deps", "-e")]
+    [again] = builder.build(wanted(no_deps_requirements=["alone.txt"]))
+    assert again == line
+
+
+@pytest.mark.usefixtures("no_venv", "no_git")
+def test_a_copy_that_is_installed_by_hand_will_do(
+    builder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builder, "has_distribution", lambda venv, name: name == "dlimp")
+    (tmp_path / "alone.txt").write_text(DLIMP)
+    assert builder.build(wanted(no_deps_requirements=["alone.txt"])) == []
+
+
+@pytest.mark.usefixtures("no_venv")
+def test_a_package_that_the_registry_refuses_stops_the_build(
+    builder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(venv: Path, *arguments: str) -> None:
+        raise builder.BuildError("no such version")
+
+    monkeypatch.setattr(builder, "pip", refuse)
+    (tmp_path / "alone.txt").write_text("graphics==0\n")
+    with pytest.raises(builder.BuildError, match="no such version"):
+        builder.build(wanted(no_deps_requirements=["alone.txt"]))
+
+
+def test_what_is_missing_makes_exit_code_3(
+    builder: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["build.py", "e"])
+    monkeypatch.setattr(builder, "build", lambda arguments: ["e is without dlimp: get it"])
+    assert builder.main() == 3
+    assert "missing: e is without dlimp: get it" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_venv")
+def test_only_the_stand_ins_that_are_named_are_switched_on(
+    builder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builder, "site_packages", lambda venv: tmp_path)
+    broken = {"torchaudio", "torchvision"}
+
+    def import_error(venv: Path, module: str) -> str | None:
+        shims = tmp_path / builder.SHIM_FILE
+        stands_in = shims.exists() and module in shims.read_text()
+        return "no CPU build" if module in broken and not stands_in else None
+
+    monkeypatch.setattr(builder, "import_error", import_error)
+    builder.build(wanted(cpu_shims="torchvision"))
+    lines = (tmp_path / builder.SHIM_FILE).read_text()
+    assert "graft_torchvision_operators" in lines
+    assert "torchaudio" not in lines
+    builder.build(wanted(cpu_shims="torchaudio,torchvision"))
+    assert "torchaudio" in (tmp_path / builder.SHIM_FILE).read_text()
+    with pytest.raises(builder.BuildError, match="--cpu-shims torchtext: there are stand-ins for torchaudio, torchv"):
+        builder.build(wanted(cpu_shims="torchtext"))
+
+
+@pytest.mark.parametrize(
+    ("bound", "words"), [("--python=3.99", "needs Python 3.99 or later"), ("--before=3.2", "needs Python before 3.2")]
+)
+def test_an_unfit_python_is_refused_before_anything_is_made(bound: str, words: str) -> None:
     run = subprocess.run(
-        [sys.executable, str(ROOT / "envs" / "build.py"), "never-made", "--python", "3.99"],
-        capture_output=True,
-        text=True,
+        [sys.executable, str(ROOT / "envs" / "build.py"), "never-made", bound], capture_output=True, text=True
     )
     assert run.returncode == 2
-    assert "needs Python 3.99 or later" in run.stderr
+    assert words in run.stderr
+    assert "make PYTHON=python3." in run.stderr
     assert not (ROOT / ".venvs" / "never-made").exists()
 
 

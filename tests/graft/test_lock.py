@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import time
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 
 from graft.errors import BadInput
 from graft.lock import Lock
+from graft.locktext import table_of, with_pack, with_table, with_values
+from graft.move import Target, moved_lock
 
 ROOT = Path(__file__).resolve().parents[2]
 TREE = "d" * 40
@@ -189,13 +192,93 @@ def test_select(tmp_path: Path) -> None:
 def test_the_projects_own_lock_is_sound_and_read_at_once() -> None:
     lock = Lock.load(ROOT)
     assert lock.names == ("openvla", "starVLA", "LLaMA-Factory", "LIBERO")
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(10):
         Lock.load(ROOT)
-    assert (time.perf_counter() - began) / 10 < 0.01
+    assert (time.process_time() - began) / 10 < 0.01
 
 
 def test_gitmodules_agrees_with_the_lock() -> None:
     said = (ROOT / ".gitmodules").read_text()
     for upstream in Lock.load(ROOT).upstreams:
         assert f"path = {upstream.path}\n\turl = {upstream.url}\n" in said
+
+
+HEADS = [
+    ("[upstream.tool]", "tool"),
+    ('[upstream."tool"]', "tool"),
+    ("  [ upstream . 'tool' ] # [upstream.other]", "tool"),
+    ('[upstream."a.b"]', "a.b"),
+]
+
+
+@pytest.mark.parametrize(("head", "name"), HEADS)
+def test_one_table_is_found_however_it_is_written(tmp_path: Path, head: str, name: str) -> None:
+    comment = f'# see [upstream.{name}]\n# [upstream."{name}"]\n'
+    first = text("other", path='"upstreams/other"')
+    own = text().split("\n", 1)[1]
+    whole = f"format = 1\n{comment}{first}\n{head}\n{own}\n# end\n" + text("last", path='"upstreams/last"')
+    start, end = table_of(whole.encode(), name)
+    assert whole.encode()[start:end].decode() == own + "\n# end\n"
+    changed = with_values(whole.encode(), tmp_path, name, {"ref": "v2", "commit": "e" * 40})
+    wanted = own.replace('"v1"', '"v2"').replace(COMMIT, "e" * 40)
+    assert changed.decode() == whole.replace(f"{head}\n{own}", f"{head}\n{wanted}")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("[]", '["new"]'),
+        ('["a"]', '["a", "new"]'),
+        ("['a',] # ]", "['a', \"new\",] # ]"),
+        ('[\n  "a", # not "b" ]\n  "c",\n]', '[\n  "a", # not "b" ]\n  "c", "new",\n]'),
+        ("[ # none yet\n]", '["new" # none yet\n]'),
+    ],
+)
+def test_a_pack_is_added_whatever_the_layout(tmp_path: Path, before: str, after: str) -> None:
+    whole = "format = 1\n" + text(packs=before)
+    assert with_pack(whole.encode(), tmp_path, "tool", "new").decode() == whole.replace(before, after)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (text(ref=None) + "ref.x = 1\n", "ref is not on a line of its own"),
+        (text(ref='"""v1"""'), "not TOML"),
+        (text().replace("[upstream.tool]", "[upstream]\ntool.x = 1"), "no line [upstream.tool]"),
+        ('note = """\n[upstream.tool]\nref = "v1"\n"""\n' + text(), "is not on a line of its own"),
+    ],
+)
+def test_a_lock_that_would_not_say_what_was_asked_is_refused(tmp_path: Path, content: str, says: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        with_values(f"format = 1\n{content}".encode(), tmp_path, "tool", {"ref": "v2"})
+    assert says in str(caught.value)
+
+
+def test_the_new_lock_is_judged_by_the_locks_own_parser(tmp_path: Path) -> None:
+    whole = ("format = 1\n" + text(archive=ARCHIVE)).encode()
+    (tool,) = load(tmp_path, text()).upstreams
+    for change, says in (
+        ({"ref": "-f"}, "`ref`"),
+        ({"commit": "e" * 40}, "`commit_object`"),  # an archive that does not say whose it is
+    ):
+        with pytest.raises(BadInput, match=says):
+            with_values(whole, tmp_path, "tool", change)
+    with pytest.raises(BadInput, match="in case only"):
+        with_table(whole, tmp_path, dataclasses.replace(tool, name="TOOL"))
+    new = with_table(whole, tmp_path, dataclasses.replace(tool, name="t.2", path="upstreams/t2", packs=("a",)))
+    assert new.startswith(whole)
+    (tmp_path / "upstream.lock").write_bytes(new)
+    assert Lock.load(tmp_path).upstreams[1] == dataclasses.replace(tool, name="t.2", path="upstreams/t2", packs=("a",))
+
+
+@pytest.mark.parametrize(
+    ("asked", "ref"), [("v2", "v2"), ("release/2.0", "release/2.0"), ("e" * 40, "e" * 40), ("HEAD", "e" * 40)]
+)
+def test_a_moved_lock_names_what_the_pin_was_taken_from(tmp_path: Path, asked: str, ref: str) -> None:
+    lock = load(tmp_path, text())
+    target = Target(asked, "e" * 40, "f" * 40, "a mirror")
+    old = (tmp_path / "upstream.lock").read_bytes()
+    (tmp_path / "upstream.lock").write_bytes(moved_lock(old, tmp_path, lock.upstreams[0], target))
+    (moved,) = Lock.load(tmp_path).upstreams
+    assert (moved.ref, moved.commit, moved.tree) == (ref, "e" * 40, "f" * 40)

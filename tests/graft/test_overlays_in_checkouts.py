@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 
 import pytest
 
@@ -130,6 +131,27 @@ def test_adopt_takes_new_files_of_our_folders_only(applied: Project) -> None:
     applied.ok("revert")
     assert sh("status", "--porcelain", cwd=applied.at("tool")) == "?? src/tool/beside.py"
     assert applied.read("tool/src/tool/beside.py") == b"MINE = 1\n"
+
+
+def test_adopt_keeps_what_can_be_run_executable(applied: Project) -> None:
+    new = applied.at("tool/src/tool/speed/run.sh")
+    new.write_bytes(b"#!/bin/sh\n")
+    new.chmod(0o755)
+    applied.edit(HOOKS, b"True", b"'mine'")
+    applied.at(HOOKS).chmod(0o755)
+    (applied.root / SOURCE).chmod(0o600)
+    applied.ok("adopt")
+    assert stat.S_IMODE((applied.root / "overlays/tool/src/tool/speed/run.sh").stat().st_mode) == 0o755
+    assert stat.S_IMODE((applied.root / SOURCE).stat().st_mode) == 0o755
+    applied.ok()
+    assert stat.S_IMODE(new.stat().st_mode) == stat.S_IMODE(applied.at(HOOKS).stat().st_mode) == 0o755
+
+
+def test_adopt_keeps_the_other_permissions_of_a_source(applied: Project) -> None:
+    (applied.root / SOURCE).chmod(0o600)
+    applied.edit(HOOKS, b"True", b"'mine'")
+    applied.ok("adopt")
+    assert stat.S_IMODE((applied.root / SOURCE).stat().st_mode) == 0o600
 
 
 def test_adopt_with_nothing_to_adopt_writes_nothing(applied: Project, writes: list[str]) -> None:

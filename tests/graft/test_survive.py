@@ -110,6 +110,26 @@ def test_a_definition_that_is_in_no_file_sets_the_commit_aside_by_name(upstream:
     assert (len(result.judged), result.rate) == (2, 0.5)
 
 
+def test_a_definition_that_is_gone_is_a_break_and_not_set_aside(upstream: Upstream, tmp_path: Path) -> None:
+    name = "train"
+    upstream.change("build(cfg)", "build(cfg, 1)", "harmless")
+    upstream.change(f"def {name}(", "def renamed(", "gone")
+    upstream.change("build(cfg, 1)", "build(cfg, 2)", "still gone")
+    result = trials(tmp_path / "project", upstream)
+    assert verdicts(result) == [("harmless", "stands"), ("gone", "broken"), ("still gone", "broken")]
+    assert {failure.definition for failure in result.trials[1].failures} == {name}
+    assert all("was there before" in failure.detail for failure in result.trials[1].failures)
+    only = trials(tmp_path / "later", upstream, span=f"{result.trials[0].commit.id}..main")
+    assert [verdict for _, verdict in verdicts(only)] == ["broken", "broken"]
+
+
+def test_a_range_without_commits_is_refused(upstream: Upstream, tmp_path: Path) -> None:
+    upstream.change("build(cfg)", "build(cfg, 1)", "one")
+    for span in ("main..main", f"main..{upstream.first}"):
+        with pytest.raises(BadInput, match="no commit lies in"):
+            trials(tmp_path / span.replace("..", "-"), upstream, span=span)
+
+
 def test_two_matches_and_unreadable_files_break(upstream: Upstream, tmp_path: Path) -> None:
     upstream.change("    model = wrap(model, cfg)\n", "    model = wrap(model, cfg)\n" * 2, "twice")
     upstream.commit({"src/train.py": "def train(:\n"}, "no Python")

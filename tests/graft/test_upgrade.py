@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,9 +22,9 @@ def moving(fetched: Project, tmp_path: Path) -> Project:
     return go_on(fetched, tmp_path / "upstream")
 
 
-def go(project: Project, ref: str, *, dry_run: bool = False) -> Upgrade:
+def go(project: Project, ref: str | None, *, dry_run: bool = False, **options: Any) -> Upgrade:
     opened = actions.Project.open(project.root)
-    return upgrade(opened, opened.lock.select(["tool"])[0], ref, actions.Options(), dry_run=dry_run)
+    return upgrade(opened, opened.lock.select(["tool"])[0], ref, actions.Options(**options), dry_run=dry_run)
 
 
 def verdicts(done: Upgrade) -> dict[str, str]:
@@ -174,3 +175,106 @@ def test_staged_changes_are_not_lost(moving: Project) -> None:
     with pytest.raises(GraftError, match="staged changes"):
         go(moving, "v2")
     assert sh("diff", "--cached", "--name-only", cwd=moving.at("tool")) == "README.md"
+
+
+def test_a_file_that_cannot_be_read_loses_its_edits_only(moving: Project) -> None:
+    place = moving.pins["tool"].place
+    commit_files(place, {MODEL: b"def broken(:\n"})
+    sh("tag", "v5", cwd=place)
+    done = go(moving, "v5", dry_run=True)
+    ends = verdicts(done)
+    assert ends["speed:$m.seen(loss)"] == "moved"
+    assert {ends["speed:hurry(model)"], ends["notes:self.note = scaled"]} == {"lost"}
+    (lost,) = [trial for trial in done.trials if trial.outcome.added == "hurry(model)"]
+    assert "not Python" in lost.outcome.detail
+    assert lost.first.endswith(" work")
+
+
+def test_only_edits_that_still_match_are_shown_with_what_changed_around_them(moving: Project) -> None:
+    done = go(moving, "v3", dry_run=True)
+    assert all(trial.outcome.good for trial in done.trials if trial.around)
+    assert [trial.edit for trial in done.trials] == ["notes:1", "notes:2", "speed:1", "speed:2", "speed:3", "speed:4"]
+
+
+@pytest.mark.parametrize("to_folder", [True, False])
+def test_what_the_move_would_refuse_the_dry_run_refuses_too(moving: Project, to_folder: bool) -> None:
+    place = moving.pins["tool"].place
+    sh("reset", "-q", "--hard", "v2", cwd=place)
+    if to_folder:
+        sh("rm", "-q", "README.md", cwd=place)
+        commit_files(place, {"README.md/inner.txt": b"1\n"})
+    else:
+        sh("rm", "-rq", "docs", cwd=place)
+        commit_files(place, {"docs": b"1\n"})
+        assert go(moving, "v2").moved
+    sh("tag", "v6", cwd=place)
+    before = {name: state for name, state in everything(moving.root).items() if "/.git/" not in f"/{name}"}
+    done = go(moving, "v6", dry_run=True)
+    words = "a file became a folder upstream" if to_folder else "a folder became a file upstream"
+    assert [words in str(error) for error in done.report.errors] == [True], done.report.errors
+    assert {name: state for name, state in everything(moving.root).items() if "/.git/" not in f"/{name}"} == before
+
+
+def test_a_checkout_follows_a_lock_that_somebody_else_moved(moving: Project) -> None:
+    lock = moving.root / "upstream.lock"
+    before = lock.read_bytes()
+    assert go(moving, "v2").moved
+    there = lock.read_bytes()
+    assert go(moving, commit_of_lock(before)).moved  # back, and then as after `git pull` of a colleague's upgrade
+    lock.write_bytes(there)
+    moving.edit(f"tool/{MODEL}", b"def halve(value):\n", b"def halve(value):  # mine\n")
+    refused = moving.run("apply", "tool")
+    assert refused.code == 1
+    assert "python apply.py upgrade tool takes the checkout there" in refused.said
+    assert go(moving, None).moved
+    assert lock.read_bytes() == there
+    assert b"def halve(value):  # mine\n" in moving.read(f"tool/{MODEL}")
+    assert sh("rev-parse", "HEAD", cwd=moving.at("tool")) == commit_of(moving, "v2")
+    with pytest.raises(BadInput, match="is at the lock's pin"):
+        go(moving, None)
+
+
+def commit_of_lock(text: bytes) -> str:
+    return text.decode().split('commit = "')[1].split('"')[0]
+
+
+def test_the_history_is_fetched_once_where_none_is_at_hand(
+    moving: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graft.past.find", no_history)
+    said: list[str] = []
+    first = f"{commit_of(moving, 'v3')[:10]} 2024-01-02 work"
+    for _ in range(2):
+        done = go(moving, "v3", dry_run=True, progress=said.append)
+        assert [trial.first for trial in done.trials if trial.verdict == "lost"] == [first]
+    assert sum("its history from" in text for text in said) == 1
+    done = go(moving, "v3", dry_run=True, offline=True)
+    assert any("which commits did it is not known" in note for note in done.report.notes)
+
+
+def no_history(*_: object, **__: object) -> None:
+    raise GraftError("its history is not on this machine", remedy="add --git-dir DIR")
+
+
+def test_a_named_clone_serves_as_the_history(moving: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graft.history.mirror_of", lambda url, root: None)
+    place = tmp_path / "clone"
+    sh("clone", "-q", "--bare", str(moving.pins["tool"].place), str(place), cwd=tmp_path)
+    done = go(moving, "v3", dry_run=True, git_dir=place)
+    assert [trial.first[-4:] for trial in done.trials if trial.verdict == "lost"] == ["work"]
+
+
+def test_a_changed_requirement_of_upstream_is_said(moving: Project) -> None:
+    place = moving.pins["tool"].place
+    commit_files(place, {"pyproject.toml": b'[project]\ndependencies = ["torch>=2,!=2.4", "tiny"]\n'})
+    sh("tag", "v7", cwd=place)
+    notes = go(moving, "v7", dry_run=True).report.notes
+    assert "upstream's own requirement of torch changed: none -> >=2,!=2.4" in notes
+    assert "upstream's own requirement of tiny changed: none -> any version" in notes
+
+
+def test_another_git_at_work_is_waited_for(moving: Project) -> None:
+    (moving.root / ".git/index.lock").write_bytes(b"")
+    with pytest.raises(GraftError, match="another git command"):
+        go(moving, "v2")
+    assert sh("rev-parse", "HEAD", cwd=moving.at("tool")) == moving.pins["tool"].commit

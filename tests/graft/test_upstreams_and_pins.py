@@ -60,7 +60,7 @@ def test_the_way_to_a_new_pin(applied: Project, tmp_path: Path) -> None:
     for verb in ("apply", "check", "status"):
         ran = applied.run(verb, "tool")
         assert ran.code == (4 if verb == "check" else 1)
-        assert "python apply.py revert tool" in ran.out
+        assert "python apply.py upgrade tool" in ran.out
     applied.ok("revert", "tool")
     assert applied.is_pristine()
     sh("fetch", "-q", str(pin.place), pin.commit, cwd=applied.at("tool"))

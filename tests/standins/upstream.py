@@ -67,7 +67,7 @@ class Pin:
     tree: str
 
 
-def sh(*args: str, cwd: Path, env: dict[str, str] | None = None) -> str:
+def sh(*args: str, cwd: Path, env: dict[str, str] | None = None, input: str = "") -> str:
     """Plain git, not by way of the engine, so that expectations come from elsewhere."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     clean |= {
@@ -78,7 +78,9 @@ def sh(*args: str, cwd: Path, env: dict[str, str] | None = None) -> str:
         **(env or {}),
     }
     identity = ("-c", "user.name=T", "-c", "user.email=t@example.invalid", "-c", "protocol.file.allow=always")
-    done = subprocess.run(["git", *identity, *args], cwd=cwd, capture_output=True, check=False, env=clean)
+    done = subprocess.run(
+        ["git", *identity, *args], cwd=cwd, capture_output=True, check=False, env=clean, input=input.encode()
+    )
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode().strip()
 
@@ -107,10 +109,16 @@ def commit_files(place: Path, files: dict[str, bytes]) -> str:
 def work_tree_id(checkout: Path, index: Path) -> str:
     """The git tree id of a checkout's files as they lie there, ignored ones included.
 
+    Files that the source of the checkout did not have, which its index says (`skip-worktree`), count as they were
+    committed; one of them that is there after all counts as it lies there.
+
     Args:
         index: a file of no further use, so that the checkout's own index stays as it is.
     """
     index.unlink(missing_ok=True)
     env = {"GIT_INDEX_FILE": str(index)}
+    absent = [line[2:] for line in sh("ls-files", "-z", "-t", "-s", cwd=checkout).split("\0") if line.startswith("S ")]
+    gone = [line for line in absent if not (checkout / line.split("\t")[1]).exists()]
     sh("add", "-A", "-f", ".", cwd=checkout, env=env)
-    return sh("write-tree", cwd=checkout, env=env)
+    sh("update-index", "-z", "--index-info", cwd=checkout, env=env, input="".join(f"{line}\0" for line in gone))
+    return sh("write-tree", "--missing-ok", cwd=checkout, env=env)

@@ -1,8 +1,9 @@
-"""The demo, step by step: materials, four training runs, a look inside one sample, the report.
+"""The demo, step by step: LLaMA-Factory (materials, four runs, a look inside one sample), then openvla, the report.
 
     .venvs/engine/bin/python -m demo
 
 `make demo` builds the two environments and grafts LLaMA-Factory first. A step whose inputs are unchanged is skipped.
+The report is written before openvla begins, and again with its chapter.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from demo import openvla
+from demo.openvla_chapter import chapter, failed, pending
 from demo.report import page
 from demo.runs import Run, RunFailed, all_runs, fell, new_files, state_of, train, write_config, write_whole
 
@@ -28,7 +31,7 @@ CODE = Path("demo")
 
 
 def say(number: int, text: str) -> None:
-    print(f"==> [{number}/4] {text}", flush=True)
+    print(f"==> [{number}/5] {text}", flush=True)
 
 
 def make_materials(python: Path) -> None:
@@ -77,18 +80,17 @@ def _git(*arguments: str) -> str:
     ).stdout.strip("\n")
 
 
-def upstream_states() -> dict[str, str]:
-    """What `python apply.py status --json` says of each upstream, in words.
+def upstream_reports() -> dict[str, dict[str, Any]]:
+    """What `python apply.py status --json` says of each upstream.
 
     Raises RunFailed where it says nothing.
     """
     command = [sys.executable, "apply.py", "status", "--json"]
     run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     try:
-        upstreams = json.loads(run.stdout)["upstreams"]
+        return dict(json.loads(run.stdout)["upstreams"])
     except (ValueError, KeyError):
         raise RunFailed(f"{' '.join(command)} ended with {run.returncode}\n{run.stdout}{run.stderr}") from None
-    return {name: in_words(report) for name, report in upstreams.items()}
 
 
 def in_words(report: dict[str, Any]) -> str:
@@ -105,7 +107,12 @@ def in_words(report: dict[str, Any]) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def gather(results: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
+def upstream_states() -> dict[str, str]:
+    """The same in words, for whoever prints it: `.ci/run` does."""
+    return {name: in_words(report) for name, report in upstream_reports().items()}
+
+
+def gather(results: dict[str, Any], seen: dict[str, Any], upstreams: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The facts that `report.page` wants."""
     return {
         "diff": _git("diff", "--no-color", "--no-ext-diff", "-U2", "HEAD"),
@@ -120,10 +127,24 @@ def gather(results: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
             **seen["versions"],
             "machine": f"{platform.platform()}, {os.cpu_count()} cores",
         },
-        "upstreams": upstream_states(),
+        "upstreams": {name: in_words(report) for name, report in upstreams.items()},
         "pin": f"{NAME} {_git('rev-parse', 'HEAD')}",
         "when": datetime.now().strftime("%Y-%m-%d %H:%M"),
     }
+
+
+def add_chapter(report: Path, facts: dict[str, Any], status: dict[str, Any] | None, python: Path) -> str:
+    """Runs openvla's part and writes the report again with its chapter, or with why there is none.
+
+    Returns why it failed, or the empty string. `python` is the interpreter for the stand-in.
+    """
+    say(5, "openvla: gradient surgery, off and on")
+    try:
+        text, bad = chapter(openvla.facts_of(status, HOME / "openvla", python)), ""
+    except RunFailed as error:
+        text, bad = failed(str(error)), str(error)
+    write_whole(report, page(facts, text))
+    return bad
 
 
 def main() -> int:
@@ -148,17 +169,21 @@ def main() -> int:
         say(3, "one sample, seen from inside")
         seen = inspect(bin_folder / "python", next(run for run in runs if run.on), state)
         say(4, "report")
+        upstreams = upstream_reports()
+        facts = gather(results, seen, upstreams)
         report = HOME / "report.html"
-        write_whole(report, page(gather(results, seen)))
+        write_whole(report, page(facts, pending()))
     except RunFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    bad = add_chapter(report, facts, upstreams.get("openvla"), bin_folder / "python")
     print(f"\nreport: {report} ({time.monotonic() - start:.0f} s)")
+    if bad:
+        print(f"error: the chapter on openvla did not end well: {bad}", file=sys.stderr)
     flat = [name for name, result in results.items() if not fell(result)]
     if flat:
         print(f"error: the loss of {', '.join(flat)} did not fall to half of where it began", file=sys.stderr)
-        return 1
-    return 0
+    return 1 if flat or bad else 0
 
 
 if __name__ == "__main__":

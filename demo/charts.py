@@ -158,7 +158,9 @@ def line_chart(series: dict[str, list[tuple[int, float]]], title: str) -> str:
             f'<text class="name {styles[name]}" x="{left + width + 8}" y="{name_y + 4:.1f}">'
             f"{escape(name)} {line[-1][1]:.2f}</text>"
         )
+    # A bold 12-pixel letter is 8 pixels wide at most, on average; the last value has up to seven.
+    room = max(530, left + width + 8 + 8 * (max(map(len, series)) + 7))
     return (
-        f'<svg class="chart" role="img" aria-label="{escape(title)}" viewBox="0 0 530 {top + height + 44}">'
+        f'<svg class="chart" role="img" aria-label="{escape(title)}" viewBox="0 0 {room} {top + height + 44}">'
         f"{''.join(parts)}</svg>"
     )

@@ -76,17 +76,18 @@ def _token_legend() -> str:
     )
 
 
-def _cards(cards: Iterable[tuple[str, str]]) -> str:
+def cards(shown: Iterable[tuple[str, str]]) -> str:
+    """Figures side by side: (value, label) each."""
     return (
         '<div class="cards">'
         + "".join(
-            f'<div class="card"><b>{escape(value)}</b><span>{escape(label)}</span></div>' for value, label in cards
+            f'<div class="card"><b>{escape(value)}</b><span>{escape(label)}</span></div>' for value, label in shown
         )
         + "</div>"
     )
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table; `rows` hold HTML."""
     top = "".join(f"<th>{escape(name)}</th>" for name in head)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
@@ -104,8 +105,11 @@ def _bias_map(policy: str, bias: dict[str, Any], semantic_ids: Sequence[int]) ->
     return f"<div><h3><code>hsa_policy: {escape(policy)}</code>{used}</h3><p>{escape(bias['says'])}</p>{picture}</div>"
 
 
-def page(facts: dict[str, Any]) -> str:
-    """The whole report from `facts`: diff, overlays, runs, sample, biases, versions, upstreams, pin, when."""
+def page(facts: dict[str, Any], chapter: str = "") -> str:
+    """The whole report from `facts`: diff, overlays, runs, sample, biases, versions, upstreams, pin, when.
+
+    `chapter` is the HTML of a further chapter, with the id `openvla`.
+    """
     diff, runs, sample = facts["diff"], facts["runs"], facts["sample"]
     kinds = list(dict.fromkeys(name.rsplit("-", 1)[0] for name in runs))
     shown = sum(len(file["text"].splitlines()) for file in facts["overlays"])
@@ -132,7 +136,7 @@ added the modules below; <code>llamafactory-cli train</code> then ran with the m
         escape(facts["when"])
     }.</p>
 {
-        _cards(
+        cards(
             [
                 (str(changed_lines(diff)), "changed lines in upstream files"),
                 (f"{shown}", f"lines of new modules ({len(facts['overlays'])} files)"),
@@ -142,7 +146,8 @@ added the modules below; <code>llamafactory-cli train</code> then ran with the m
         )
     }
 <nav><a href="#graft">graft</a> <a href="#attention">attention</a> <a href="#masked">masking</a>
-<a href="#training">training</a> <a href="#made">versions</a></nav>
+<a href="#training">training</a> <a href="#made">versions</a>
+{'<a href="#openvla">openvla: gradient surgery</a>' if chapter else ""}</nav>
 <h2 id="graft">The graft</h2>
 <p>All that changed in files of the upstream. Each line calls into a module of its own;
 <code>python apply.py revert</code> takes it back.</p>
@@ -165,11 +170,12 @@ that the user corrected is not learnt: every label up to and including <code>&lt
 and that training works with them, not that they are better. The two losses of a pair are means over different tokens,
 since feedback masks some, and so they are not to be compared with each other.</p>
 <div class="wide">{"".join(_losses(runs, kind) for kind in kinds)}</div>
-{_table(("run", "command", "time", "loss"), run_rows)}
+{table(("run", "command", "time", "loss"), run_rows)}
 <h2 id="made">What it was made with</h2>
-{_table(("part", "version"), [(escape(k), f"<code>{escape(v)}</code>") for k, v in facts["versions"].items()])}
+{table(("part", "version"), [(escape(k), f"<code>{escape(v)}</code>") for k, v in facts["versions"].items()])}
 <h3>Upstreams</h3>
-{_table(("name", "state"), [(escape(k), escape(v)) for k, v in facts["upstreams"].items()])}
+{table(("name", "state"), [(escape(k), escape(v)) for k, v in facts["upstreams"].items()])}
+{chapter}
 <p class="quiet">Again: <code>make demo</code>. Steps whose inputs are unchanged are kept.</p>
 </body></html>
 """

@@ -85,3 +85,10 @@ def test_line_chart_puts_losses_where_they_belong_and_keeps_names_apart() -> Non
     assert len(names) == 2
     assert abs(names[0] - names[1]) >= 14
     assert max(names) <= 24 + 190
+
+
+def test_a_long_name_has_room_beside_its_line() -> None:
+    short = charts.line_chart({"off": [(0, 1.0), (10, 0.5)]}, "t")
+    long = charts.line_chart({"a rather long name": [(0, 1.0), (10, 0.5)]}, "t")
+    assert 'viewBox="0 0 530 ' in short
+    assert 'viewBox="0 0 648 ' in long

@@ -1,0 +1,1 @@
+"""Makes ``libero`` a package that setuptools finds; without it ``pip install .`` installs nothing to import."""

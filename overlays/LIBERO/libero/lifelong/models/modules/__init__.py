@@ -1,0 +1,1 @@
+"""Makes ``modules`` a package that setuptools finds."""

@@ -1,0 +1,1 @@
+"""Gradient surgery against forgetting: probe set, instruction-conditioned subspaces, gradient hooks, thermostat."""

@@ -1,0 +1,1 @@
+"""Hooks on the decoder's blocks."""

@@ -1,0 +1,50 @@
+"""What is compared: fine-tuning as upstream does it, the method, and the method with one part taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to fine-tune. `rank_by` names the subspaces that it uses (None: no surgery), `surgery` its switches."""
+
+    name: str
+    says: str
+    rank_by: str | None = None
+    surgery: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """The stage of the pipeline that trains it."""
+        return "baseline" if self.rank_by is None else "method"
+
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm("baseline", "LoRA fine-tuning as upstream does it, every switch off"),
+        Arm("method", "gradient surgery: ICSM, HSW and Thermostat", "vulnerability"),
+        Arm("no_icsm_rerank", "directions by singular value, not by vulnerability", "singular_value"),
+        Arm("no_hsw", "no hook touches a gradient; drift is measured only", "vulnerability", {"hsw": "False"}),
+        Arm("no_thermostat", "beta and gamma stay as given", "vulnerability", {"thermostat.enabled": "False"}),
+        Arm("random_subspace", "a random orthonormal basis of the same sizes", "random"),
+    )
+}
+
+
+class UnknownArm(Exception):
+    """A name that is none of ARMS."""
+
+
+def arms_of(text: str) -> list[Arm]:
+    """The arms that `--arms` names, in the order of ARMS: names with commas between, or `all`.
+
+    Raises UnknownArm.
+    """
+    names = set(ARMS) if text == "all" else {name.strip() for name in text.split(",") if name.strip()}
+    unknown = sorted(names - set(ARMS))
+    if unknown or not names:
+        raise UnknownArm(f"--arms: {', '.join(unknown) or 'no name'}; there are {', '.join(ARMS)}, and all")
+    return [arm for arm in ARMS.values() if arm.name in names]

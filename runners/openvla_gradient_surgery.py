@@ -1,0 +1,151 @@
+"""Gradient surgery on openvla, from a probe set to LIBERO scores: probe, icsm, baseline, method, eval, report.
+
+    python runners/openvla_gradient_surgery.py --vla-path openvla/openvla-7b --data-root DATA \\
+        --dataset-name libero_spatial_no_noops --general-suites libero_object --arms all --seeds 0,1,2
+
+Every stage is a native command of the grafted checkout, and is skipped while nothing that it depends on has changed.
+Exit codes: 0 all done, 1 a stage failed (the report names it), 2 bad options, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from runners.digests import Digests, write_whole
+from runners.headless import Backend, NoBackend, choose, trial_with
+from runners.openvla_arms import ARMS, UnknownArm
+from runners.openvla_facts import gather
+from runners.openvla_options import add_run_options, plan_of, state_of
+from runners.openvla_plan import KINDS, Plan
+from runners.openvla_report import page
+from runners.openvla_stages import all_stages
+from runners.places import Refused, add_options, claim, resolve
+from runners.processes import Busy, sole
+from runners.stages import BLOCKED, FAILED, Engine, Outcome, Stage
+
+NAME = "openvla_gradient_surgery"
+GL = "gl.txt"
+
+
+def drawing(plan: Plan, choice: str, engine: Engine, stack: contextlib.ExitStack) -> Plan:
+    """The plan with a GL backend for its evaluations: `choice`, or with `auto` the first that draws.
+
+    What was chosen before holds as long as no evaluation has to run.
+
+    Raises NoBackend.
+    """
+
+    def chosen(backend: Backend) -> Plan:
+        return dataclasses.replace(plan, eval_state={**plan.eval_state, "gl": backend.name})
+
+    if choice == "none" or engine.dry:
+        return plan
+    memory = plan.home / GL
+    if choice == "auto" and memory.exists():
+        known = chosen(Backend(memory.read_text(encoding="utf-8").strip(), {}))
+        if all(engine.holds(stage) for stage in all_stages(known) if stage.kind == "eval"):
+            return known
+    backend = choose(trial_with([plan.python]), (choice,) if choice != "auto" else ("egl", "osmesa", "glx"))
+    for name, why in backend.refused.items():
+        engine.say(f"    GL: {name} does not draw here: {why}")
+    engine.say(f"    GL: {backend.name}")
+    write_whole(memory, backend.name)
+    environment = stack.enter_context(backend.environment())
+    return dataclasses.replace(chosen(backend), eval_environment=environment)
+
+
+def run(plan: Plan, engine: Engine, wanted: set[str], gl: str) -> list[Outcome]:
+    """Runs the stages in order; a failure ends what depends on it and nothing else."""
+    outcomes: list[Outcome] = []
+    told: set[str] = set()
+    with contextlib.ExitStack() as stack:
+        for kind in KINDS[:-1]:
+            stages = [stage for stage in all_stages(plan) if stage.kind == kind]
+            engine.say(f"==> {kind}" + ("" if kind in wanted else " (left out by --stages: kept where it holds)"))
+            if kind == "eval" and kind in wanted:
+                try:
+                    plan = drawing(plan, gl, engine, stack)
+                except NoBackend as error:
+                    engine.say(f"error: {error}")
+                    outcomes += [Outcome(stage, FAILED, f"{error}\nor choose with --gl") for stage in stages]
+                    continue
+                stages = [stage for stage in all_stages(plan) if stage.kind == kind]
+            for variable in (name for name in environment_of(stages) if name not in told):
+                engine.say(f"    export {variable}")
+                told.add(variable)
+            outcomes += [engine.run(stage, wanted=kind in wanted) for stage in stages]
+    return outcomes
+
+
+def environment_of(stages: Sequence[Stage]) -> list[str]:
+    """The variables that any of the stages is given, as a shell would take them."""
+    return list(dict.fromkeys(variable for stage in stages for variable in stage.exported()))
+
+
+def bad_stages(outcomes: list[Outcome], wanted: set[str]) -> list[Stage]:
+    """The stages that were asked for and did not end well."""
+    return [o.stage for o in outcomes if o.state in (FAILED, BLOCKED) and o.stage.kind in wanted]
+
+
+def parser() -> argparse.ArgumentParser:
+    text = (__doc__ or "").split("\n\n")
+    options = argparse.ArgumentParser(
+        prog=f"runners/{NAME}.py",
+        description=text[0],
+        epilog="arms: " + "; ".join(f"{arm.name}: {arm.says}" for arm in ARMS.values()),
+    )
+    add_run_options(options)
+    add_options(options, NAME)
+    return options
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        places = resolve(options, NAME)
+        plan = plan_of(options, places)
+        wanted = set(KINDS) if options.stages == "all" else set(options.stages.split(","))
+        if options.dry_run:
+            run(plan, Engine(Digests(), dry=True), wanted, options.gl)
+            return 0
+        claim(plan.home)
+        with sole(plan.home) as lock:
+            digests = Digests(plan.home / "digests.json")
+            plan, made_with = state_of(plan, digests)
+            engine = Engine(digests, lambda text: print(text, flush=True), lock=lock)
+            outcomes = run(plan, engine, wanted, options.gl)
+            bad = bad_stages(outcomes, wanted)
+            if "report" in wanted:
+                target = Path(options.report or plan.home / "report.html")
+                when = datetime.now().strftime("%Y-%m-%d %H:%M")
+                write_whole(target, page(gather(plan, outcomes, when, made_with)))
+                print(f"==> report\n    {os.path.relpath(target)}")
+    except (Refused, UnknownArm, Busy) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: stages that are done are kept, run the same command again", file=sys.stderr)
+        return 130
+    if bad:
+        print(f"error: did not end well: {', '.join(stage.name for stage in bad)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, interrupt)
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Runs a script of openvla at one seed and writes down what it computes, bit for bit.
+
+    python tests/openvla_real/recorded.py SEED RECORD SCRIPT [ARGUMENTS ...]
+
+RECORD gets a line of JSON for every backward pass ({"loss": hexadecimal float}) and one for every optimizer step
+({"weights": SHA-256 over all optimized parameters after it}). Upstream logs every tenth loss only, and shuffles
+its data without a seed. Under torchrun each rank writes RECORD with its rank appended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import runpy
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+LAUNCHER = Path(__file__).resolve().parents[2] / "runners" / "openvla_on_cpu.py"
+
+
+def seed_everything(seed: int) -> None:
+    import numpy
+    import tensorflow
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+    tensorflow.random.set_seed(seed)
+    # Without it, parallel readers and mappers draw their random numbers in the order in which they happen to run.
+    tensorflow.config.experimental.enable_op_determinism()
+
+
+def digest(optimizer: Any) -> str:
+    """SHA-256 (hex) over the bytes of every parameter of every group, in order."""
+    import torch
+
+    found = hashlib.sha256()
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            found.update(parameter.detach().contiguous().view(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def record(file: TextIO) -> None:
+    import torch
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    def write(**entry: str) -> None:
+        file.write(json.dumps(entry) + "\n")
+        file.flush()
+
+    backward = torch.Tensor.backward
+
+    def recorded(self: torch.Tensor, *arguments: Any, **options: Any) -> None:
+        write(loss=self.item().hex())
+        backward(self, *arguments, **options)
+
+    torch.Tensor.backward = recorded
+    register_optimizer_step_post_hook(lambda optimizer, *_: write(weights=digest(optimizer)))
+
+
+def main() -> None:
+    if len(sys.argv) < 4:
+        raise SystemExit("usage: python tests/openvla_real/recorded.py SEED RECORD SCRIPT [ARGUMENTS ...]")
+    rank = int(os.environ.get("RANK", "0"))
+    path = sys.argv[2] + (f".{rank}" if "RANK" in os.environ else "")
+    seed_everything(int(sys.argv[1]) + rank)
+    sys.argv = [str(LAUNCHER), *sys.argv[3:]]
+    with open(path, "w", encoding="utf-8") as file:
+        record(file)
+        runpy.run_path(str(LAUNCHER), run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

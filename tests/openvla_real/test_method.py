@@ -1,0 +1,112 @@
+"""The method on, in upstream's own training scripts: numbers, checkpoint, resume, merged model, two ranks, FSDP."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import native
+
+PREDICT = """
+import sys
+from pathlib import Path
+import numpy, torch
+from PIL import Image
+from types import SimpleNamespace
+from experiments.robot.openvla_utils import get_processor, get_vla, get_vla_action
+cfg = SimpleNamespace(pretrained_checkpoint=sys.argv[1], load_in_8bit=False, load_in_4bit=False)
+vla = get_vla(cfg)
+image = numpy.arange(64 * 64 * 3, dtype=numpy.uint8).reshape(64, 64, 3)
+action = get_vla_action(vla, get_processor(cfg), sys.argv[1], {"full_image": image}, "Open the upper drawer",
+                        "libero_spatial_no_noops", center_crop=True)
+print("ACTION", [float(value) for value in action])
+"""
+
+
+def lines_of(run: native.Recorded) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run.one("runs/*/metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_method_changes_what_is_learnt_and_nothing_before_the_first_step(
+    method: native.Recorded, baseline: native.Recorded
+) -> None:
+    assert method.losses[0][0] == baseline.losses[0][0]
+    assert method.weights[0][0] != baseline.weights[0][0]
+    assert len(method.losses[0]) == native.STEPS + 1
+
+
+def test_metrics_say_what_was_done_to_the_gradient(method: native.Recorded) -> None:
+    lines = lines_of(method)
+    logged = [line for line in lines if "norms" in line]
+    assert [line["step"] for line in logged] == [0, 2, 4, 6, 8, 10]
+    for line in logged:
+        assert set(line["norms"]) == {"0", "1", "2"}
+        for norms in line["norms"].values():
+            whole = norms["gf"] ** 2 + norms["gp"] ** 2 + norms["gn"] ** 2
+            assert abs(whole - norms["g"] ** 2) < 1e-3 * whole
+            damped = (line["gamma"] * norms["gf"]) ** 2 + (line["beta"] * norms["gp"]) ** 2 + norms["gn"] ** 2
+            assert abs(damped - norms["g_after"] ** 2) < 1e-2 * whole
+            assert norms["g_after"] < norms["g"]
+
+
+def test_the_thermostat_starts_cold_finds_no_drift_at_first_and_then_steers(method: native.Recorded) -> None:
+    measured = [line for line in lines_of(method) if "mean_drift" in line]
+    assert [line["step"] for line in measured] == [0, 4, 8]
+    assert measured[0]["mean_drift"] == 0.0
+    assert measured[1]["mean_drift"] > 0.0
+    assert [line["cold_start"] for line in measured] == [True, True, False]
+    assert (measured[2]["next_beta"], measured[2]["next_gamma"]) != (0.5, 0.1)
+
+
+def test_the_merged_checkpoint_predicts_an_action(grafted: Path, method: native.Recorded, tmp_path: Path) -> None:
+    run = method.one("runs/*")
+    launcher = native.ROOT / "runners" / "openvla_on_cpu.py"
+    (tmp_path / "predict.py").write_text(PREDICT)
+    said = native.run(grafted, tmp_path, launcher, "predict.py", run)
+    action = json.loads(said.rpartition("ACTION ")[2].splitlines()[0])
+    statistics = json.loads((run / "dataset_statistics.json").read_text())["libero_spatial_no_noops"]["action"]
+    assert len(action) == 7
+    for value, low, high in list(zip(action, statistics["q01"], statistics["q99"], strict=True))[:6]:
+        assert low - 1e-6 <= value <= high + 1e-6
+
+
+def test_a_resumed_run_goes_on_counting(
+    grafted: Path, materials: Path, method: native.Recorded, on: list[object], tmp_path: Path
+) -> None:
+    import shutil
+
+    folder = tmp_path / "resumed"
+    shutil.copytree(method.folder / "runs", folder / "runs")
+    adapter = method.one("adapters/*")
+    resumed = native.finetune(grafted, folder, materials, *on, "--surgery.resume", adapter, steps=4)
+    before, after = lines_of(method), lines_of(resumed)
+    assert after[: len(before)] == before
+    added = after[len(before) :]
+    assert added[0]["step"] > before[-1]["step"]
+    assert added[0]["beta"] == [line["next_beta"] for line in before if "next_beta" in line][-1]
+    assert resumed.weights[0][0] not in method.weights[0]
+
+
+def test_two_ranks_hold_the_same_weights_and_factors(
+    grafted: Path, materials: Path, on: list[object], tmp_path: Path
+) -> None:
+    run = native.finetune(grafted, tmp_path, materials, *on, ranks=2, steps=5)
+    assert run.losses[0] != run.losses[1]
+    assert run.weights[0] == run.weights[1]
+    measured = [line for line in lines_of(run) if "mean_drift" in line]
+    assert [line["step"] for line in measured] == [0, 4]
+
+
+def test_the_method_runs_in_run_vla_training_under_fsdp(
+    grafted: Path, materials: Path, probe: Path, subspaces: Path, on: list[object], tmp_path: Path
+) -> None:
+    run = native.train(grafted, tmp_path / "fsdp", materials, *on)
+    lines = lines_of(run)
+    assert [line["step"] for line in lines if "norms" in line] == [0, 2]
+    for line in lines:
+        for norms in line.get("norms", {}).values():
+            assert 0 < norms["g_after"] < norms["g"]
+    assert run.one("runs/*/checkpoints/step-000003-gradient_surgery.pt").stat().st_size > 0
+    upstream = [json.loads(line) for line in run.one("runs/*/prism*.jsonl").read_text().splitlines()]
+    assert all("surgery/beta" in line and "VLA Train/Loss" in line for line in upstream)

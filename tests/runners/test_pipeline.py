@@ -1,0 +1,297 @@
+"""The runner from end to end on a fake checkout: order, commands, resuming, failures, exit codes, the report."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runners.openvla_gradient_surgery import main
+from tests.runners.fake_openvla import Fake, make
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
+    monkeypatch.setenv("FAKE_NOTES", str(tmp_path / "notes"))
+    for name in ("GRAFT_WORK", "GRAFT_DATA_ROOT", "PYTHONPATH"):
+        monkeypatch.delenv(name, raising=False)
+    return make(tmp_path)
+
+
+def report(fake: Fake) -> str:
+    return (fake.work / "report.html").read_text(encoding="utf-8")
+
+
+TWO = ["--seeds", "0,1"]
+TRAINED = ["finetune baseline-seed0", "finetune baseline-seed1", "finetune method-seed0", "finetune method-seed1"]
+EVALUATED = ["eval before libero_object"] + [
+    f"eval {arm}-seed{seed} {suite}"
+    for arm in ("baseline", "method")
+    for seed in (0, 1)
+    for suite in ("libero_spatial", "libero_object")
+]
+
+
+def test_everything_runs_in_order_once_and_the_second_run_does_nothing(fake: Fake) -> None:
+    assert main(fake.arguments(*TWO)) == 0
+    assert fake.take_notes() == ["probe", "icsm vulnerability", *TRAINED, *EVALUATED]
+    html = report(fake)
+    assert main(fake.arguments(*TWO)) == 0
+    assert fake.take_notes() == []
+    assert cut_time(report(fake)) == cut_time(html)
+
+
+def cut_time(html: str) -> str:
+    return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d|done|kept", "", html)
+
+
+def test_the_scores_in_the_report_are_those_of_the_checkpoints(fake: Fake) -> None:
+    assert main(fake.arguments(*TWO)) == 0
+    lost = {}
+    for arm in ("baseline", "method"):
+        configs = [fake.work / "train" / arm / f"seed{seed}" / "runs" for seed in (0, 1)]
+        kept = [json.loads(next(path.glob("*/config.json")).read_text(encoding="utf-8"))["kept"] for path in configs]
+        assert kept[0] != kept[1]
+        lost[arm] = [0.9 - round(1000 * value) / 1000 for value in kept]
+    html = report(fake)
+    for values in lost.values():
+        mean, half = sum(values) / 2, 12.7062047 * abs(values[0] - values[1]) / 2
+        assert f"<td>{100 * mean:.1f} % ± {100 * half:.1f} (2 seeds)</td>" in html
+    assert "is not the pinned upstream" in html
+    assert str(fake.root / "LIBERO") in html
+    # The same seed gives both arms the same numbers at the start: the runs are paired.
+    assert lost["baseline"][0] - lost["method"][0] == pytest.approx(0.4, abs=1.1e-3)
+
+
+def test_a_change_reruns_what_depends_on_it(fake: Fake) -> None:
+    assert main(fake.arguments()) == 0
+    fake.take_notes()
+    (fake.root / "data" / "libero_spatial_no_noops" / "episodes").write_text("others", encoding="utf-8")
+    assert main(fake.arguments("--set", "icsm.layers=2")) == 0
+    notes = fake.take_notes()
+    assert notes[:4] == ["probe", "icsm vulnerability", "finetune baseline-seed0", "finetune method-seed0"]
+    # The same checkpoints came out, so what was evaluated holds.
+    assert notes[4:] == []
+    script = fake.root / "openvla" / "experiments" / "robot" / "libero" / "run_libero_eval.py"
+    script.write_text(script.read_text(encoding="utf-8") + "# edited\n", encoding="utf-8")
+    assert main(fake.arguments("--set", "icsm.layers=2")) == 0
+    assert len(fake.take_notes()) == 4 + 5
+
+
+def test_a_new_module_in_the_checkout_is_a_change(fake: Fake) -> None:
+    assert main(fake.arguments("--arms", "baseline")) == 0
+    fake.take_notes()
+    (fake.root / "openvla" / "research" / "new.py").write_text("x = 1\n", encoding="utf-8")
+    assert main(fake.arguments("--arms", "baseline")) == 0
+    assert fake.take_notes()[0] == "finetune baseline-seed0"
+
+
+def test_one_more_arm_trains_only_that(fake: Fake) -> None:
+    assert main(fake.arguments()) == 0
+    fake.take_notes()
+    assert main(fake.arguments("--arms", "all")) == 0
+    arms = ("no_icsm_rerank", "no_hsw", "no_thermostat", "random_subspace")
+    assert fake.take_notes() == [
+        *("icsm singular_value", "icsm random"),
+        *(f"finetune {arm}-seed0" for arm in arms),
+        *(f"eval {arm}-seed0 {suite}" for arm in arms for suite in ("libero_spatial", "libero_object")),
+    ]
+
+
+def test_a_failure_stops_what_needs_it_and_the_rest_goes_on(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.breaks("finetune method-seed1")
+    assert main(fake.arguments(*TWO)) == 1
+    assert fake.take_notes() == [
+        "probe",
+        "icsm vulnerability",
+        *TRAINED,
+        *(e for e in EVALUATED if "method-seed1" not in e),
+    ]
+    said = capsys.readouterr()
+    assert "out of memory, as finetune method-seed1 was told" in said.out
+    assert "method/seed1" in said.err
+    html = report(fake)
+    assert "method/seed1: failed" in html
+    assert "method, seed 1, libero_object" in html
+    assert "(one seed: no interval)" in html
+    fake.breaks("")
+    assert main(fake.arguments(*TWO)) == 0
+    assert fake.take_notes() == ["finetune method-seed1", *(e for e in EVALUATED if "method-seed1" in e)]
+    assert "Did not end well" not in report(fake)
+
+
+def test_a_broken_probe_leaves_the_baseline(fake: Fake) -> None:
+    fake.breaks("probe")
+    assert main(fake.arguments()) == 1
+    assert fake.take_notes() == [
+        "probe",
+        "finetune baseline-seed0",
+        *(e for e in EVALUATED if "seed" not in e or "baseline-seed0" in e),
+    ]
+
+
+def test_stages_left_out_are_kept_or_block(fake: Fake) -> None:
+    assert main(fake.arguments("--stages", "method")) == 1
+    assert fake.take_notes() == []
+    assert main(fake.arguments("--stages", "probe,icsm")) == 0
+    assert main(fake.arguments("--stages", "method")) == 0
+    assert fake.take_notes() == ["probe", "icsm vulnerability", "finetune method-seed0"]
+    assert not (fake.work / "report.html").exists()
+
+
+def commands(capsys: pytest.CaptureFixture[str]) -> dict[str, list[str]]:
+    """The commands that a dry run printed, by stage."""
+    lines = capsys.readouterr().out.splitlines()
+    found = {}
+    for name, command in itertools.pairwise(lines):
+        if name.startswith("    ") and command.startswith("        "):
+            found[name.strip().rstrip(":")] = shlex.split(command)
+    return found
+
+
+def options_of(command: list[str]) -> dict[str, str]:
+    start = next(i for i, word in enumerate(command) if word.startswith("--") and "nnodes" not in word and i > 8)
+    pairs = command[start:]
+    assert all(word.startswith("--") for word in pairs[::2])
+    return dict(zip([word[2:] for word in pairs[::2]], pairs[1::2], strict=True))
+
+
+def test_a_dry_run_prints_every_command_and_writes_nothing(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--arms", "all", "--nproc", "4", "--set", "finetune.batch_size=2", "--set", "surgery.log_every=1"]
+    assert main(fake.arguments(*arguments, "--num-tasks", "1", "--dry-run")) == 0
+    found = commands(capsys)
+    assert fake.take_notes() == []
+    assert not (fake.root / "work").exists()
+    assert len(found) == 1 + 3 + 6 + 1 + 12
+    method = found["method/seed0"]
+    python, scripts = str(fake.root / "python"), fake.root / "openvla"
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nnodes", "1", "--nproc-per-node", "4"]
+    assert method[: 1 + len(torchrun)] == [python, *torchrun]
+    assert method[8:11] == [
+        str(REPOSITORY / "runners" / "seeded.py"),
+        "0",
+        str(scripts / "vla-scripts" / "finetune.py"),
+    ]
+    on = options_of(method)
+    assert on["batch_size"] == "2"
+    assert (on["max_steps"], on["save_steps"]) == ("3", "3")
+    assert (on["surgery.enabled"], on["surgery.log_every"], on["surgery.seed"]) == ("True", "1", "0")
+    assert on["surgery.subspace_dir"] == str(fake.work / "icsm" / "vulnerability" / "icms_vulnerability")
+    off = options_of(found["baseline/seed0"])
+    assert not [key for key in off if key.startswith("surgery")]
+    assert off["run_root_dir"] != on["run_root_dir"]
+    assert {k: v for k, v in off.items() if v != on[k]}.keys() == {"run_root_dir", "adapter_tmp_dir", "run_id_note"}
+    assert options_of(found["no_hsw/seed0"])["surgery.hsw"] == "False"
+    assert options_of(found["no_thermostat/seed0"])["surgery.thermostat.enabled"] == "False"
+    assert options_of(found["random_subspace/seed0"])["surgery.subspace_dir"].endswith("icsm/random/icms_random")
+    rank_by = found["icsm/singular_value"][found["icsm/singular_value"].index("--rank_by") + 1]
+    assert rank_by == "singular_value"
+    assert found["probe"][1:3] == ["-m", "research.probe.probe_dataset"]
+    assert found["probe"][-2:] == ["--image_size", "64"]
+    evaluate = found["eval/method/seed0/libero_object"]
+    assert evaluate[:2] == [python, str(scripts / "experiments" / "robot" / "libero" / "run_libero_eval.py")]
+    assert evaluate[evaluate.index("--num_tasks") + 1] == "1"
+
+
+def test_on_the_processor_the_launcher_runs_the_script(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(fake.arguments("--cpu", "--dry-run")) == 0
+    found = commands(capsys)
+    launcher = str(REPOSITORY / "runners" / "openvla_on_cpu.py")
+    finetune = str(fake.root / "openvla" / "vla-scripts" / "finetune.py")
+    assert found["baseline/seed0"][1:5] == [str(REPOSITORY / "runners" / "seeded.py"), "0", launcher, finetune]
+    assert found["eval/baseline/seed0/libero_spatial"][1] == launcher
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--arms", "baseline,metod"], "metod"),
+        (["--seeds", "0,0"], "--seeds"),
+        (["--seeds", "a"], "--seeds"),
+        (["--stages", "train"], "--stages"),
+        (["--max-steps", "0"], "--max-steps"),
+        (["--set", "finetune.max_steps=4"], "--max-steps"),
+        (["--set", "lora_rank=4"], "GROUP.KEY=VALUE"),
+        (["--general-suites", "libero_spatial"], "--general-suites"),
+        (["--general-suites", "libero_10"], "--statistics"),
+        (["--data-root", "/nowhere"], "--data-root"),
+        (["--checkout", "/nowhere"], "apply.py openvla"),
+        (["--python", "/nowhere/python"], "--python"),
+        (["--general-command", "own=score {checkpoint}"], "{results}"),
+        (["--general-command", "own=score {checkpoint} {results} {typo}"], "typo"),
+        (["--vla-path", "/nowhere/model"], "--vla-path"),
+        (["--probe-jsonl", "x"], "--probe-images"),
+        (["--statistics", "/nowhere.json"], "/nowhere.json"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name_before_anything_is_written(
+    fake: Fake, capsys: pytest.CaptureFixture[str], arguments: list[str], word: str
+) -> None:
+    assert main(fake.arguments(*arguments)) == 2
+    assert word in capsys.readouterr().err
+    assert not (fake.root / "work").exists()
+
+
+def test_statistics_of_a_suite_may_come_from_a_file(fake: Fake) -> None:
+    extra = fake.root / "extra.json"
+    extra.write_text(json.dumps({"libero_10_no_noops": {}}), encoding="utf-8")
+    arguments = ["--general-suites", "libero_10", "--statistics", str(extra), "--arms", "baseline"]
+    assert main(fake.arguments(*arguments)) == 0
+    assert "eval before libero_10" in fake.take_notes()
+
+
+OTHER = """
+import json, pathlib, sys
+kept = json.loads((pathlib.Path(sys.argv[1]) / "config.json").read_text())["kept"]
+result = {"complete": True, "task_suite_name": "own", "episodes": 1000, "successes": round(1000 * kept), "errors": 0}
+pathlib.Path(sys.argv[2]).write_text(json.dumps(result))
+"""
+
+
+def test_a_general_suite_may_be_a_command_of_one_s_own(fake: Fake) -> None:
+    script = fake.root / "a script.py"
+    script.write_text(OTHER, encoding="utf-8")
+    own = ["--general-suites", "", "--general-command", f"own={{python}} '{script}' {{checkpoint}} {{results}}"]
+    assert main(fake.arguments(*own)) == 0
+    assert fake.take_notes()[-2:] == ["eval baseline-seed0 libero_spatial", "eval method-seed0 libero_spatial"]
+    assert ">90.0 %</td>" in report(fake)
+    script.write_text(OTHER.replace("1000 * kept", "500 * kept"), encoding="utf-8")
+    assert main(fake.arguments(*own)) == 0
+    assert fake.take_notes() == []
+    assert ">45.0 %</td>" in report(fake)
+
+
+def test_a_model_on_the_hub_below_a_repository_is_refused(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--vla-path", "openvla/openvla-7b", "--work", str(fake.root / "openvla" / "runs")]
+    assert main(fake.arguments(*arguments)) == 2
+    assert "--work" in capsys.readouterr().err
+
+
+def test_a_model_in_the_hub_s_cache_is_looked_at_before_anything_runs(
+    fake: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = fake.root / "hf" / "hub" / "models--someone--model"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text("abc", encoding="utf-8")
+    (cache / "snapshots").mkdir()
+    (cache / "snapshots" / "abc").symlink_to(fake.root / "model")
+    arguments = ["--vla-path", "someone/model", "--hf-home", str(fake.root / "hf"), "--dry-run"]
+    assert main(fake.arguments(*arguments)) == 0
+    assert main(fake.arguments(*arguments, "--general-suites", "libero_10")) == 2
+    assert "no action statistics for libero_10" in capsys.readouterr().err
+
+
+def test_the_file_runs_as_a_command_from_anywhere(fake: Fake) -> None:
+    script = REPOSITORY / "runners" / "openvla_gradient_surgery.py"
+    command = [sys.executable, str(script), *fake.arguments("--dry-run")]
+    run = subprocess.run(command, cwd=fake.root, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "==> report" not in run.stdout

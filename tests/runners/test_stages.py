@@ -1,0 +1,287 @@
+"""The stage engine, on commands of a line: what is kept, what runs again, and what a failure stops."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runners.digests import Digests
+from runners.processes import Busy, sole
+from runners.stages import BLOCKED, DONE, FAILED, KEPT, LEFT_OUT, PLANNED, RECORD, Engine, Stage
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# Copies its input, and adds a line to a file outside for every time that it ran.
+COPY = "import pathlib,sys; a,b,c=map(pathlib.Path,sys.argv[1:]); b.write_text(a.read_text()); c.open('a').write('x')"
+
+
+class Place:
+    """A stage `copy` over an input file, and a count of how often its command ran."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.source, self.count, self.folder = root / "source", root / "count", root / "work" / "copy"
+        self.output = self.folder / "out.txt"
+        self.source.write_text("one", encoding="utf-8")
+        self.said: list[str] = []
+
+    def stage(self, **changes: object) -> Stage:
+        values: dict[str, object] = {
+            "name": "copy",
+            "folder": self.folder,
+            "command": [sys.executable, "-c", COPY, str(self.source), str(self.output), str(self.count)],
+            "outputs": [self.output],
+            "inputs": {"source": self.source},
+            "options": {"checkout": "abc"},
+        }
+        return Stage(**(values | changes))  # type: ignore[arg-type]
+
+    def engine(self, **options: bool) -> Engine:
+        """A new engine, as a new process would have it."""
+        return Engine(Digests(self.root / "digests.json"), self.said.append, **options)
+
+    @property
+    def ran(self) -> int:
+        return len(self.count.read_text(encoding="utf-8")) if self.count.exists() else 0
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_a_stage_runs_once_and_is_kept_by_the_next_process(place: Place) -> None:
+    assert place.engine().run(place.stage()).state == DONE
+    assert place.output.read_text(encoding="utf-8") == "one"
+    assert place.engine().run(place.stage()).state == KEPT
+    assert place.ran == 1
+
+
+def change_content(place: Place) -> Stage:
+    place.source.write_text("two", encoding="utf-8")
+    return place.stage()
+
+
+def change_option(place: Place) -> Stage:
+    return place.stage(options={"checkout": "abd"})
+
+
+def change_command(place: Place) -> Stage:
+    program, *rest = place.stage().command
+    return place.stage(command=[program, "-B", *rest])
+
+
+def remove_output(place: Place) -> Stage:
+    place.output.unlink()
+    return place.stage()
+
+
+def cut_output(place: Place) -> Stage:
+    place.output.write_text("", encoding="utf-8")
+    return place.stage()
+
+
+def lose_record(place: Place) -> Stage:
+    (place.folder / RECORD).unlink()
+    return place.stage()
+
+
+def spoil_record(place: Place) -> Stage:
+    (place.folder / RECORD).write_text('{"key": 1', encoding="utf-8")
+    return place.stage()
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (change_content, "input source"),
+        (change_option, "option checkout"),
+        (change_command, "command"),
+        (remove_output, "output gone"),
+        (cut_output, "cut short"),
+        (lose_record, "not finished before"),
+        (spoil_record, "not finished before"),
+    ],
+)
+def test_it_runs_again_and_says_why(place: Place, change: Callable[[Place], Stage], word: str) -> None:
+    place.engine().run(place.stage())
+    outcome = place.engine().run(change(place))
+    assert outcome.state == DONE
+    assert word in outcome.why
+    assert place.ran == 2
+    assert place.output.read_text(encoding="utf-8") == place.source.read_text(encoding="utf-8")
+
+
+def test_where_things_lie_and_the_times_of_files_are_no_change(place: Place) -> None:
+    place.engine().run(place.stage())
+    os.utime(place.source, (1, 1))
+    assert place.engine().run(place.stage(environment={"HF_ENDPOINT": "https://mirror"})).state == KEPT
+
+
+def test_same_size_and_old_times_do_not_hide_new_content(place: Place) -> None:
+    place.engine().run(place.stage())
+    before = place.source.stat()
+    place.source.write_text("eno", encoding="utf-8")
+    os.utime(place.source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert place.engine().run(place.stage()).state == DONE
+
+
+def test_a_file_in_an_input_folder_counts_by_name_and_content(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "a").write_text("1", encoding="utf-8")
+    digests = Digests()
+    first = digests.of(folder)
+    (folder / "deep" / "a").rename(folder / "deep" / "b")
+    second = digests.of(folder)
+    (folder / "deep" / "b").rename(folder / "deep" / "a")
+    assert first == digests.of(folder) != second
+
+
+def test_what_an_earlier_run_left_is_not_mixed_in(place: Place) -> None:
+    place.engine().run(place.stage())
+    (place.folder / "left over").touch()
+    place.engine().run(change_content(place))
+    assert not (place.folder / "left over").exists()
+
+
+def test_a_failure_shows_the_tail_and_the_remedy_and_is_tried_again(place: Place) -> None:
+    text = "import sys; print('early'); [print('line', i) for i in range(40)]; print('a\\rthe reason'); sys.exit(3)"
+    outcome = place.engine().run(place.stage(command=[sys.executable, "-c", text], remedy="buy memory"))
+    assert outcome.state == FAILED
+    assert "exit code 3" in outcome.why
+    assert "\nthe reason\n" in outcome.why
+    assert "early" not in outcome.why
+    assert outcome.why.endswith("buy memory")
+    assert place.engine().run(place.stage()).state == DONE
+
+
+def test_a_command_that_writes_nothing_or_what_will_not_do_is_no_success(place: Place) -> None:
+    silent = place.stage(command=[sys.executable, "-c", "pass"])
+    assert "did not write" in place.engine().run(silent).why
+    checked = place.stage(check=lambda: "the checkpoint is empty")
+    outcome = place.engine().run(checked)
+    assert (outcome.state, outcome.why.splitlines()[0]) == (FAILED, "the checkpoint is empty")
+    assert not (place.folder / RECORD).exists()
+
+
+def test_a_missing_program_and_a_missing_input_are_named(place: Place) -> None:
+    assert "no-such-program" in place.engine().run(place.stage(command=["no-such-program"])).why
+    place.source.unlink()
+    outcome = place.engine().run(place.stage())
+    assert outcome.state == BLOCKED
+    assert str(place.source) in outcome.why
+
+
+def test_a_failure_blocks_what_needs_it_and_nothing_else(place: Place) -> None:
+    engine = place.engine()
+    bad = engine.run(
+        place.stage(command=[sys.executable, "-c", "raise SystemExit(1)"], folder=place.root / "w" / "bad")
+    )
+    next_one = engine.run(place.stage(name="next", needs=["copy"], folder=place.root / "w" / "next"))
+    after_that = engine.run(place.stage(name="last", needs=["next"], folder=place.root / "w" / "last"))
+    other = engine.run(place.stage(name="other"))
+    assert [o.state for o in (bad, next_one, after_that, other)] == [FAILED, BLOCKED, BLOCKED, DONE]
+    assert "copy" in next_one.why
+
+
+def test_a_stage_left_out_is_kept_where_it_holds_and_blocks_where_not(place: Place) -> None:
+    outcome = place.engine().run(place.stage(), wanted=False)
+    assert (outcome.state, place.ran) == (LEFT_OUT, 0)
+    place.engine().run(place.stage())
+    assert place.engine().run(place.stage(), wanted=False).state == KEPT
+    assert place.engine().run(change_content(place), wanted=False).state == LEFT_OUT
+    assert place.ran == 1
+
+
+def test_a_dry_run_prints_the_command_and_writes_nothing(place: Place) -> None:
+    stage = place.stage(environment={"A": "b c"})
+    assert place.engine(dry=True).run(stage).state == PLANNED
+    assert stage.exported() == ["A='b c'"]
+    assert str(place.output) in place.said[0]
+    assert not place.folder.exists()
+
+
+SLOW = """
+import pathlib, sys
+sys.path.insert(0, {repository!r})
+from runners.digests import Digests
+from runners.processes import sole
+from runners.stages import Engine, Stage
+root = pathlib.Path({root!r})
+out = root / "stage" / "out.txt"
+code = "import pathlib,time; pathlib.Path('out.txt').write_text('half'); time.sleep(60)"
+with sole(root) as lock:
+    Engine(Digests(), lock=lock).run(Stage("slow", root / "stage", [sys.executable, "-c", code], [out]))
+"""
+
+
+def start_slow(root: Path) -> subprocess.Popen[bytes]:
+    """A run of its own whose stage has written its output and goes on for a minute."""
+    process = subprocess.Popen([sys.executable, "-c", SLOW.format(repository=str(REPOSITORY), root=str(root))])
+    deadline = time.monotonic() + 30
+    while not (root / "stage" / "out.txt").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+def command_of(root: Path) -> list[int]:
+    """Process ids of the stage's command: those that work in its folder."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if place.resolve() == (root / "stage").resolve():
+                found.append(int(place.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="needs /proc to find the command")
+def test_a_killed_run_is_not_taken_for_done_and_its_command_still_holds_the_folder(tmp_path: Path) -> None:
+    process = start_slow(tmp_path)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    orphans = command_of(tmp_path)
+    assert orphans
+    with pytest.raises(Busy, match=str(process.pid)), sole(tmp_path):
+        pass
+    for orphan in orphans:
+        os.kill(orphan, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while command_of(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    out = tmp_path / "stage" / "out.txt"
+    assert out.read_text(encoding="utf-8") == "half"
+    stage = Stage("slow", tmp_path / "stage", [sys.executable, "-c", "open('out.txt','w').write('whole')"], [out])
+    with sole(tmp_path) as lock:
+        outcome = Engine(Digests(), lambda _: None, lock=lock).run(stage)
+    assert (outcome.state, outcome.why) == (DONE, "not finished before")
+    assert out.read_text(encoding="utf-8") == "whole"
+
+
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="needs /proc to find the command")
+def test_an_interrupted_run_takes_its_command_with_it(tmp_path: Path) -> None:
+    process = start_slow(tmp_path)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) != 0
+    assert command_of(tmp_path) == []
+    with sole(tmp_path):
+        pass
+
+
+def test_a_record_says_what_was_run_on_what(place: Place) -> None:
+    place.engine().run(place.stage())
+    record = json.loads((place.folder / RECORD).read_text(encoding="utf-8"))
+    assert record["outputs"] == {"out.txt": 3}
+    assert record["parts"]["option checkout"] == "abc"
+    assert str(place.source) in record["command"]

@@ -1,0 +1,3 @@
+from .env_wrapper import OffScreenRenderEnv
+
+__all__ = ["OffScreenRenderEnv"]

@@ -1,0 +1,3 @@
+from .vla import VLAConfig, VLARegistry
+
+__all__ = ["VLAConfig", "VLARegistry"]

@@ -1,0 +1,3 @@
+from .load import load, load_vla
+
+__all__ = ["load", "load_vla"]

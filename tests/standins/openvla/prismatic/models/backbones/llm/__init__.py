@@ -1,0 +1,3 @@
+from .base_llm import LLMBackbone
+
+__all__ = ["LLMBackbone"]

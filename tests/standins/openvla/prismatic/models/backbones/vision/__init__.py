@@ -1,0 +1,3 @@
+from .base_vision import ImageTransform, VisionBackbone
+
+__all__ = ["ImageTransform", "VisionBackbone"]

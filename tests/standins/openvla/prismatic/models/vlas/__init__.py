@@ -1,0 +1,3 @@
+from .openvla import OpenVLA
+
+__all__ = ["OpenVLA"]

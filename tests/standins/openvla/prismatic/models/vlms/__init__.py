@@ -1,0 +1,3 @@
+from .prismatic import PrismaticVLM
+
+__all__ = ["PrismaticVLM"]

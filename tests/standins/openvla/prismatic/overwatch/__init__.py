@@ -1,0 +1,3 @@
+from .overwatch import initialize_overwatch
+
+__all__ = ["initialize_overwatch"]

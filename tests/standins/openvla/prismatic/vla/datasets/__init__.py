@@ -1,0 +1,3 @@
+from .datasets import EpisodicRLDSDataset, RLDSBatchTransform, RLDSDataset
+
+__all__ = ["EpisodicRLDSDataset", "RLDSBatchTransform", "RLDSDataset"]

@@ -115,6 +115,14 @@ def join_the_group() -> None:
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 
 
+def leave_the_group() -> None:
+    """Ends the group that finetune.py leaves open: torn down by the interpreter's exit, gloo's threads may abort it."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def main() -> None:
     if len(sys.argv) < 2:
         raise SystemExit("usage: python runners/openvla_on_cpu.py SCRIPT [ARGUMENTS ...]")
@@ -123,14 +131,19 @@ def main() -> None:
         raise SystemExit(f"{script} is not there: name the script of openvla that openvla_on_cpu.py is to run")
     sys.argv = sys.argv[1:]
     sys.path[0] = str(Path(script).resolve().parent)
-    if not torch.cuda.is_available():
-        answer_for_cuda(script)
-        name_the_device()
-        autocast_here()
-        attend_without_flash()
-        keep_states_in_place()
-        join_the_group()
-    runpy.run_path(script, run_name="__main__")
+    if torch.cuda.is_available():
+        runpy.run_path(script, run_name="__main__")
+        return
+    answer_for_cuda(script)
+    name_the_device()
+    autocast_here()
+    attend_without_flash()
+    keep_states_in_place()
+    join_the_group()
+    try:
+        runpy.run_path(script, run_name="__main__")
+    finally:
+        leave_the_group()
 
 
 if __name__ == "__main__":

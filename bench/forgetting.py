@@ -50,6 +50,8 @@ ARMS: dict[str, tuple[str | None, dict[str, object]]] = {
     "random_subspace": ("random", {}),
     "no_thermostat": ("vulnerability", {"surgery.thermostat.enabled": False}),
     "no_hsw": ("vulnerability", {"surgery.hsw": False}),
+    # Not an ablation: the strongest damping there is, so that no setting of beta and gamma could do more.
+    "null_space": ("vulnerability", {"surgery.thermostat.enabled": False, "surgery.beta": 0.0, "surgery.gamma": 0.0}),
 }
 """Each arm: how its subspaces are ranked (None: the method is off), and the options that differ."""
 

@@ -1,14 +1,15 @@
 """How much of the general accuracy that plain LoRA loses gradient surgery keeps, at equal downstream success.
 
     .venvs/LLaMA-Factory/bin/python bench/forgetting.py [--json] [--seeds 5] [--arms baseline,method,...]
+    .venvs/LLaMA-Factory/bin/python bench/forgetting.py --read bench/results/FILE   the tables of an earlier run
 
 Runs on the stand-in openvla of tests/standins (a small working VLA of this project's own), grafted with the real packs:
 each seed's world is pretrained on its general tasks, then every arm fine-tunes the same checkpoint on the downstream
 tasks with the stand-in's own finetune.py and the grafted overlay, from the same seed. Every `EVERY` steps the merged
-checkpoint is scored on held-out samples of both kinds. For each arm two things are reported: the general accuracy where
-its downstream success first reaches `REACH` of the baseline's best (between two checkpoints by a straight line), and
-the share of the baseline's loss that it does not lose there (`kept`). An arm that never gets there is said to. The last
-line is one JSON object.
+checkpoint is scored on held-out samples of both kinds. For each arm and each share in `REACH` two things are reported:
+the general accuracy where its downstream success first reaches that share of the baseline's best (between two
+checkpoints by a straight line), and the share of the baseline's loss that it does not lose there (`kept`; below zero,
+it loses more). An arm that never gets there is said to. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ STEPS, EVERY = 200, 20
 BATCH, RATE, RANK = 16, 5e-4, 32  # upstream's defaults
 DOWNSTREAM, PROBE = 512, 256
 LAYERS, GROUPS, DIRECTIONS, TESTED = "0,1,2,3", "3:3-4", 32, 192
-REACH = 0.95
+REACH = (0.5, 0.8, 0.95)
 SURGERY = {"thermostat.every": 10, "thermostat.samples": 64, "thermostat.cold_start": 2, "log_every": 20}
 
 ARMS: dict[str, tuple[str | None, dict[str, object]]] = {
@@ -140,16 +141,17 @@ def general_at(curve: Sequence[tuple[int, float, float]], success: float) -> flo
     return None
 
 
-def summary(curves: Sequence[Mapping[str, Sequence[tuple[int, float, float]]]], arms: Sequence[str]) -> dict[str, Any]:
+def summary(
+    curves: Sequence[Mapping[str, Sequence[tuple[int, float, float]]]], arms: Sequence[str], reach: float
+) -> dict[str, Any]:
     """For every arm means and 95 % intervals over the seeds, at the same success for all arms of a seed."""
     result: dict[str, Any] = {}
     for name in arms:
-        kept, general, last = [], [], []
+        kept, general = [], []
         for own in curves:
-            target = REACH * max(success for _, _, success in own["baseline"])
+            target = reach * max(success for _, _, success in own["baseline"])
             start, lost_to = own["baseline"][0][1], general_at(own["baseline"], target)
             reached = general_at(own[name], target)
-            last.append(own[name][-1][1:])
             if reached is not None and lost_to is not None:
                 general.append(reached)
                 kept.append(1.0 - (start - reached) / (start - lost_to))
@@ -157,8 +159,8 @@ def summary(curves: Sequence[Mapping[str, Sequence[tuple[int, float, float]]]], 
             "reached": f"{len(kept)} of {len(curves)}",
             "general": _with_interval(general),
             "kept": _with_interval(kept),
-            "last_general": statistics.fmean(pair[0] for pair in last),
-            "last_downstream": statistics.fmean(pair[1] for pair in last),
+            "last_general": statistics.fmean(own[name][-1][1] for own in curves),
+            "last_downstream": statistics.fmean(own[name][-1][2] for own in curves),
         }
     return result
 
@@ -170,6 +172,21 @@ def _with_interval(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": found.mean, "half": found.half}
 
 
+def show(curves: Sequence[Mapping[str, Sequence[tuple[int, float, float]]]]) -> None:
+    """Prints a table for every share of the baseline's success."""
+    before = statistics.fmean(own["baseline"][0][1] for own in curves)
+    print(f"{len(curves)} seeds, general accuracy before: {before:.3f}")
+    for reach in REACH:
+        print(f"\nwhere an arm reaches {reach:.0%} of the baseline's best downstream success")
+        print(f"{'arm':18}{'general':>9}{'kept':>9}{'95 %':>11}{'reached':>9}   at the end: general, downstream")
+        for name, row in summary(curves, list(curves[0]), reach).items():
+            kept, half = row["kept"]["mean"], row["kept"]["half"]
+            shown = "" if kept is None else f"{row['general']['mean']:9.3f}{kept:9.1%}"
+            around = "" if half is None else f"± {half:.1%}"
+            end = f"{row['last_general']:.3f}, {row['last_downstream']:.3f}"
+            print(f"{name:18}{shown:18}{around:>11}{row['reached']:>9}   {end}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print the JSON object only")
@@ -177,7 +194,12 @@ def main() -> int:
     parser.add_argument("--arms", default=",".join(ARMS), help=f"of {', '.join(ARMS)}; the baseline always runs")
     parser.add_argument("--jobs", type=int, default=2, help="seeds at a time")
     parser.add_argument("--keep", type=Path, help="folder for each seed's result, so that a stopped run can go on")
+    parser.add_argument("--read", type=Path, help="a file whose line of this bench is shown again; nothing is run")
     options = parser.parse_args()
+    if options.read is not None:
+        lines = map(json.loads, options.read.read_text(encoding="utf-8").splitlines())
+        show([line for line in lines if "curves" in line][-1]["curves"])
+        return 0
     arms = list(dict.fromkeys(["baseline", *options.arms.split(",")]))
     if unknown := [name for name in arms if name not in ARMS]:
         parser.error(f"no arm is called {unknown[0]}: one of {', '.join(ARMS)}")
@@ -186,20 +208,12 @@ def main() -> int:
         count = options.seeds
         homes = [Path(folder, str(seed)) for seed in range(count)]
         curves = list(pool.map(kept_run, range(count), [arms] * count, homes, [options.keep] * count))
-    found = summary(curves, arms)
     if not options.json:
-        before = statistics.fmean(own["baseline"][0][1] for own in curves)
-        print(f"{options.seeds} seeds, general accuracy before: {before:.3f}")
-        print(f"{'arm':18}{'general':>9}{'kept':>9}{'95 %':>9}{'reached':>9}   at the end: general, downstream")
-        for name, row in found.items():
-            kept, half = row["kept"]["mean"], row["kept"]["half"]
-            shown = "" if kept is None else f"{row['general']['mean']:9.3f}{kept:9.1%}"
-            around = "" if half is None else f"± {half:.1%}"
-            end = f"{row['last_general']:.3f}, {row['last_downstream']:.3f}"
-            print(f"{name:18}{shown:18}{around:>9}{row['reached']:>9}   {end}")
+        show(curves)
     settings = {"steps": STEPS, "rate": RATE, "rank": RANK, "layers": LAYERS, "groups": GROUPS, "r": DIRECTIONS}
     settings |= SURGERY
-    figures = {"seeds": options.seeds, "arms": found, "curves": curves, "settings": settings}
+    found = {str(reach): summary(curves, arms, reach) for reach in REACH}
+    figures = {"bench": "forgetting", "seeds": options.seeds, "at": found, "curves": curves, "settings": settings}
     print(json.dumps({**figures, "seconds": round(time.perf_counter() - began), "machine": machine()}))
     return 0
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
 
+from runners.charts import Axis, picture, rungs
+
 # Biases span four decades (a landmark's slope is 0.001 a token, noise's 0.5), so the colour runs over log10 |bias|.
 DECADES = (-3.0, 1.5)
 FAINT, STRONG = (255, 238, 186), (122, 15, 68)
@@ -85,17 +87,17 @@ def heat_map(matrix: Sequence[Sequence[float | None]], semantic_ids: Sequence[in
             f'<text x="{left - gap - band - 5}" y="{top + place + 4:.1f}" text-anchor="end">{at}</text>'
         )
     image = data_url(png(bias_pixels(matrix)))
-    return (
-        f'<svg class="chart heat" role="img" aria-label="{escape(title)}" '
-        f'viewBox="0 0 {left + side + 6:.0f} {top + side + 24:.0f}">'
-        f'<text x="{left + side / 2:.0f}" y="14" text-anchor="middle">key (token j)</text>'
-        f'<text transform="translate(14 {top + side / 2:.0f}) rotate(-90)" text-anchor="middle">query (token i)</text>'
+    whole = [
+        f'<text x="{left + side / 2:.0f}" y="14" text-anchor="middle">key (token j)</text>',
+        f'<text transform="translate(14 {top + side / 2:.0f}) rotate(-90)" text-anchor="middle">query (token i)</text>',
         f'<image x="{left}" y="{top}" width="{side:.1f}" height="{side:.1f}" preserveAspectRatio="none" '
-        f'style="image-rendering:pixelated" href="{image}"/>'
-        f'<rect class="frame" x="{left}" y="{top}" width="{side:.1f}" height="{side:.1f}"/>{"".join(parts)}'
+        f'style="image-rendering:pixelated" href="{image}"/>',
+        f'<rect class="frame" x="{left}" y="{top}" width="{side:.1f}" height="{side:.1f}"/>',
+        *parts,
         f'<text class="quiet" x="{left + side * 0.72:.0f}" y="{top + side * 0.25:.0f}" text-anchor="middle">'
-        "the future</text></svg>"
-    )
+        "the future</text>",
+    ]
+    return picture(left + side + 6, top + side + 24, title, whole, "chart heat")
 
 
 def colour_scale() -> str:
@@ -114,34 +116,24 @@ def colour_scale() -> str:
         x = left + width * (power - low) / (high - low)
         ticks.append(f'<text x="{x:.1f}" y="36" text-anchor="middle">{-(10.0**power):g}</text>')
         ticks.append(f'<path class="axis" d="M{x:.1f} 20v4"/>')
-    swatches = "".join(
+    swatches = [
         f'<rect x="{x}" y="50" width="14" height="14" fill="rgb{colour}"/><text x="{x + 20}" y="62">{text}</text>'
         for x, colour, text in ((left, ZERO, "0: no bias"), (left + 120, HIDDEN, "hidden from this query"))
-    )
-    return (
-        '<svg class="chart scale" role="img" aria-label="colour scale of the attention bias" viewBox="0 0 340 72">'
-        f"{''.join(bars + ticks)}{swatches}</svg>"
-    )
+    ]
+    return picture(340, 72, "colour scale of the attention bias", bars + ticks + swatches, "chart scale")
 
 
 def line_chart(series: dict[str, list[tuple[int, float]]], title: str) -> str:
     """An SVG of loss against step: one line a series, named at its end; the first is styled `off`, the second `on`."""
     points = [point for line in series.values() for point in line]
     last = max(step for step, _ in points)
-    top_value = max(value for _, value in points)
-    unit = 10 ** math.floor(math.log10(top_value))
-    tick = next(unit * m for m in (0.2, 0.5, 1, 2) if top_value / (unit * m) <= 6)
-    ceiling = tick * math.ceil(top_value / tick)
+    up = Axis.over([value for _, value in points], 6)
     left, top, width, height = 40, 24, 400, 190
 
     def place(step: float, value: float) -> tuple[float, float]:
-        return left + width * step / last, top + height * (1 - value / ceiling)
+        return left + width * step / last, top + height * (1 - up.share(value))
 
-    parts = []
-    for index in range(round(ceiling / tick) + 1):
-        _, y = place(0, index * tick)
-        parts.append(f'<path class="grid" d="M{left} {y:.1f}h{width}"/>')
-        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{index * tick:g}</text>')
+    parts = rungs(up, left, top, width, height)
     for step in range(0, last + 1, max(1, round(last / 6 / 10) * 10)):
         x, _ = place(step, 0)
         parts.append(f'<text x="{x:.1f}" y="{top + height + 18}" text-anchor="middle">{step}</text>')
@@ -160,7 +152,4 @@ def line_chart(series: dict[str, list[tuple[int, float]]], title: str) -> str:
         )
     # A bold 12-pixel letter is 8 pixels wide at most, on average; the last value has up to seven.
     room = max(530, left + width + 8 + 8 * (max(map(len, series)) + 7))
-    return (
-        f'<svg class="chart" role="img" aria-label="{escape(title)}" viewBox="0 0 {room} {top + height + 44}">'
-        f"{''.join(parts)}</svg>"
-    )
+    return picture(room, top + height + 44, title, parts)

@@ -19,7 +19,9 @@ from runners.openvla_facts import trace_in
 REPORT = "openvla-report.html"
 """The runner's own report, beside the demo's."""
 STEPS, PROBE = 60, 24
-SURGERY = (
+SETTINGS = (
+    # Of so few episodes hardly any frame is held out.
+    "probe.split=train",
     *("surgery.log_every=1", "surgery.thermostat.every=5", "surgery.thermostat.samples=8"),
     "surgery.thermostat.cold_start=3",
 )
@@ -49,7 +51,7 @@ def command_of(tree: Tree, home: Path) -> list[str]:
         "--gl": "none",
         "--stages": "probe,icsm,baseline,method,report",
     }
-    settings = [word for one in (*tree.settings, *SURGERY) for word in ("--set", one)]
+    settings = [word for one in (*tree.settings, *SETTINGS) for word in ("--set", one)]
     given = [str(word) for pair in options.items() for word in pair]
     return [sys.executable, "runners/openvla_gradient_surgery.py", "--cpu", *given, *settings]
 

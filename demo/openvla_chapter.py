@@ -6,7 +6,8 @@ from html import escape
 from typing import Any
 
 from demo.charts import line_chart
-from demo.report import cards, changed_lines, diff_html, overlay_html, table
+from demo.report import cards, changed_lines, diff_html, overlay_html
+from runners.markup import table
 from runners.openvla_arms import ARMS
 from runners.openvla_facts import Facts
 from runners.openvla_report import icsm, norms, steering

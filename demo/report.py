@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from demo.charts import colour_scale, heat_map, line_chart
+from runners.markup import document, table
 
+STYLE = Path(__file__).resolve().parent / "style.css"
+"""What the demo's page has beyond those of the runners."""
 TYPES = ("GLOBAL_CONDITION", "LANDMARK, KEY_EVENT", "NOISE, PROCESS_NOISE")
 IGNORE_INDEX = -100
 
@@ -87,13 +90,6 @@ def cards(shown: Iterable[tuple[str, str]]) -> str:
     )
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; `rows` hold HTML."""
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="tables"><table><tr>{top}</tr>{body}</table></div>'
-
-
 def _losses(runs: dict[str, Any], kind: str) -> str:
     series = {state: [(int(step), loss) for step, loss in runs[f"{kind}-{state}"]["losses"]] for state in ("off", "on")}
     return f"<div><h3>{kind}</h3>{line_chart(series, f'training loss, {kind}, methods off and on')}</div>"
@@ -115,7 +111,6 @@ def page(facts: dict[str, Any], chapter: str = "") -> str:
     shown = sum(len(file["text"].splitlines()) for file in facts["overlays"])
     masked = sum(a == IGNORE_INDEX != b for a, b in zip(sample["labels"], sample["labels_off"], strict=True))
     maps = "".join(_bias_map(name, bias, sample["semantic_ids"]) for name, bias in facts["biases"].items())
-    style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
     run_rows = [
         (
             f"<b>{escape(name)}</b>",
@@ -125,10 +120,7 @@ def page(facts: dict[str, Any], chapter: str = "") -> str:
         )
         for name, run in runs.items()
     ]
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>graft: demo report</title><link rel="icon" href="data:,"><style>{style}</style></head><body>
-<h1>LLaMA-Factory, grafted and trained by its own command</h1>
+    body = f"""<h1>LLaMA-Factory, grafted and trained by its own command</h1>
 <p>This is the pinned upstream, not a copy: <code>{
         escape(facts["pin"])
     }</code>. <code>python apply.py</code> opened its seams and
@@ -176,6 +168,5 @@ since feedback masks some, and so they are not to be compared with each other.</
 <h3>Upstreams</h3>
 {table(("name", "state"), [(escape(k), escape(v)) for k, v in facts["upstreams"].items()])}
 {chapter}
-<p class="quiet">Again: <code>make demo</code>. Steps whose inputs are unchanged are kept.</p>
-</body></html>
-"""
+<p class="quiet">Again: <code>make demo</code>. Steps whose inputs are unchanged are kept.</p>"""
+    return document("graft: demo report", body, STYLE.read_text(encoding="utf-8"))

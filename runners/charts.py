@@ -41,14 +41,16 @@ class Axis:
         return [round(self.low + index * self.step, 12) for index in range(count + 1)]
 
 
-def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
+def picture(width: float, height: float, title: str, parts: Sequence[str], kind: str = "chart") -> str:
+    """An SVG of `parts`; the page gives its width. `kind` are its classes."""
     return (
-        f'<svg class="chart" role="img" aria-label="{escape(title)}" viewBox="0 0 {width:.0f} {height:.0f}">'
+        f'<svg class="{kind}" role="img" aria-label="{escape(title)}" viewBox="0 0 {width:.0f} {height:.0f}">'
         f"{''.join(parts)}</svg>"
     )
 
 
-def _up(axis: Axis, left: float, top: float, width: float, height: float) -> list[str]:
+def rungs(axis: Axis, left: float, top: float, width: float, height: float) -> list[str]:
+    """A line across with its number at the left for every tick of an axis that goes up."""
     parts = []
     for tick in axis.ticks():
         y = top + height * (1 - axis.share(tick))
@@ -81,7 +83,7 @@ class Line:
     colour: int = 0
 
 
-def lines(series: Sequence[Line], title: str, unit: str) -> str:
+def lines(series: Sequence[Line], title: str, unit: str, across_unit: str = "optimizer step") -> str:
     """Courses over steps with the names at their ends; a course of one point is drawn as a dot.
 
     A name stands once, with the mean of its courses' last values. What is not finite is left out.
@@ -92,7 +94,7 @@ def lines(series: Sequence[Line], title: str, unit: str) -> str:
         if courses := [course for course in courses if course]:
             drawn.append(Line(line.name, courses, line.colour))
     if not drawn:
-        return f'<p class="quiet">{escape(title)}: nothing was recorded.</p>'
+        return '<p class="quiet">Nothing was recorded.</p>'
     every = [point for line in drawn for course in line.courses for point in course]
     across, up = Axis.over([x for x, _ in every], 6), Axis.over([y for _, y in every])
     left, top, width, height = 52, 26, 380, 190
@@ -100,12 +102,14 @@ def lines(series: Sequence[Line], title: str, unit: str) -> str:
     def place(point: Point) -> Point:
         return left + width * across.share(point[0]), top + height * (1 - up.share(point[1]))
 
-    parts = _up(up, left, top, width, height)
+    parts = rungs(up, left, top, width, height)
     parts.append(f'<text x="{left - 44}" y="12">{escape(unit)}</text>')
     for tick in across.ticks():
         x = left + width * across.share(tick)
         parts.append(f'<text x="{x:.1f}" y="{top + height + 18}" text-anchor="middle">{tick:g}</text>')
-    parts.append(f'<text x="{left + width / 2}" y="{top + height + 36}" text-anchor="middle">optimizer step</text>')
+    parts.append(
+        f'<text x="{left + width / 2}" y="{top + height + 36}" text-anchor="middle">{escape(across_unit)}</text>'
+    )
     ends = [sum(course[-1][1] for course in line.courses) / len(line.courses) for line in drawn]
     heights = _spread([place((0, end))[1] for end in ends], 15, top, top + height)
     for line, end, y in zip(drawn, ends, heights, strict=True):
@@ -119,7 +123,7 @@ def lines(series: Sequence[Line], title: str, unit: str) -> str:
             f'<text class="name series{line.colour}" x="{left + width + 8}" y="{y + 4:.1f}">{escape(line.name)} '
             f"{end:.3g}</text>"
         )
-    return _svg(620, top + height + 44, title, parts)
+    return picture(620, top + height + 44, title, parts)
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ class Bar:
 def intervals(bars: Sequence[Bar], title: str, unit: str) -> str:
     """Means as dots with their intervals as bars and single values as rings, one row each, against one axis."""
     if not bars:
-        return f'<p class="quiet">{escape(title)}: nothing was measured.</p>'
+        return '<p class="quiet">Nothing was measured.</p>'
     ends = [end for bar in bars for end in (bar.mean - (bar.half or 0), bar.mean + (bar.half or 0), *bar.values)]
     axis = Axis.over(ends)
     left, top, width, row = 140, 24, 420, 34
@@ -160,7 +164,7 @@ def intervals(bars: Sequence[Bar], title: str, unit: str) -> str:
             parts.append(f'<path class="line {colour}" d="M{first:.1f} {y:.1f}H{last:.1f}"/>')
             parts.append(f'<path class="line {colour}" d="M{first:.1f} {y - 6:.1f}v12M{last:.1f} {y - 6:.1f}v12"/>')
         parts.append(f'<circle class="dot {colour}" cx="{x(bar.mean):.1f}" cy="{y:.1f}" r="5"/>')
-    return _svg(600, top + height + 44, title, parts)
+    return picture(600, top + height + 44, title, parts)
 
 
 def points_on_log(groups: Mapping[int, Sequence[Point]], title: str, across: str, up: str) -> str:
@@ -168,7 +172,7 @@ def points_on_log(groups: Mapping[int, Sequence[Point]], title: str, across: str
     every = [point for points in groups.values() for point in points]
     positive = [y for _, y in every if y > 0]
     if not positive:
-        return f'<p class="quiet">{escape(title)}: no value above zero.</p>'
+        return '<p class="quiet">No value is above zero.</p>'
     low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
     high = max(high, low + 1)
     axis = Axis.over([x for x, _ in every], 6)
@@ -189,4 +193,4 @@ def points_on_log(groups: Mapping[int, Sequence[Point]], title: str, across: str
                 f'<circle class="dot series{colour}" cx="{left + width * axis.share(at):.1f}" '
                 f'cy="{top + height * (1 - share):.1f}" r="3"/>'
             )
-    return _svg(480, top + height + 44, title, parts)
+    return picture(480, top + height + 44, title, parts)

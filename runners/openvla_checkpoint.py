@@ -34,20 +34,38 @@ def trained_in(run_root: Path) -> Path:
 
 
 def statistics_of(checkpoint: Path, extra: Iterable[Path] = ()) -> dict[str, Any]:
-    """Action statistics by data set: the checkpoint's configuration, then `extra` files, then its own file."""
-    known: dict[str, Any] = {}
-    config = checkpoint / "config.json"
-    if config.is_file():
-        known |= json.loads(config.read_text(encoding="utf-8")).get("norm_stats") or {}
+    """Action statistics by data set: the checkpoint's configuration, then `extra` files, then its own file.
+
+    Raises NoCheckpoint for a file that cannot be read.
+    """
+    known = config_statistics(checkpoint)
     for path in (*extra, checkpoint / STATISTICS):
         if path.is_file():
-            known |= json.loads(path.read_text(encoding="utf-8"))
+            known |= _object(path)
     return known
 
 
-def downloaded(name: str, hf_home: Path) -> Path | None:
+def config_statistics(checkpoint: Path) -> dict[str, Any]:
+    """The action statistics in the checkpoint's configuration, by data set.
+
+    Raises NoCheckpoint where there is none that can be read.
+    """
+    return dict(_object(checkpoint / "config.json").get("norm_stats") or {})
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise NoCheckpoint(
+            f"{path} cannot be read ({type(error).__name__}: {error}), and with it the action statistics: fetch or "
+            "write it again"
+        ) from None
+
+
+def downloaded(name: str, hub: Path) -> Path | None:
     """The folder in the hub's cache that holds the model `name`, or None where it was not downloaded yet."""
-    place = hf_home / "hub" / f"models--{name.replace('/', '--')}"
+    place = hub / f"models--{name.replace('/', '--')}"
     reference = place / "refs" / "main"
     if not reference.is_file():
         return None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from runners.libero_assets import Unusable, missing_assets
-from runners.openvla_checkpoint import NoCheckpoint, downloaded, require_suite, statistics_of
+from runners.openvla_checkpoint import NoCheckpoint, config_statistics, downloaded, require_suite, statistics_of
 from runners.openvla_plan import Plan
 from runners.places import Places, Refused, refuse_below, size_of
 
@@ -34,6 +35,8 @@ def check(plan: Plan, places: Places) -> None:
     if plan.data_root is None:
         raise Refused("where are the RLDS data sets? Name their folder with --data-root or GRAFT_DATA_ROOT")
     folder(str(plan.data_root / plan.dataset_name), "--data-root and --dataset-name", "fetch the data set")
+    if plan.probe_jsonl is None:
+        folder(str(plan.data_root / plan.probe_dataset), "--probe-dataset", "fetch the data set")
     for path in (*plan.statistics, *(p for p in (plan.probe_jsonl, plan.probe_images) if p)):
         if not path.exists():
             raise Refused(f"{path} is not there")
@@ -42,25 +45,25 @@ def check(plan: Plan, places: Places) -> None:
         raise Refused(f"{plan.vla_path} is not there: name a folder or a model on the hub with --vla-path")
     if model is None and plan.statistics:
         raise Refused("--statistics needs a model in a folder: fetch it first and name the folder with --vla-path")
-    known = model or downloaded(plan.vla_path, places.hf_home)
-    if known is not None:
-        for suite in plan.general_suites:
-            if suite in plan.general_commands:
-                continue
-            try:
-                require_suite(suite, statistics_of(known, plan.statistics), known)
-            except NoCheckpoint as error:
-                raise Refused(str(error)) from None
+    if model is not None:
+        try:
+            config_statistics(model)
+        except NoCheckpoint as error:
+            raise Refused(str(error)) from None
     each = None if model is None else size_of(model)
     written = {"--work": None if each is None else each * len(plan.arms) * len(plan.seeds)}
     refuse_below(places, written if model is not None else {**written, "--hf-home": None})
 
 
-def check_assets(plan: Plan) -> None:
-    """Each of LIBERO's tasks names one of its largest files, which a mirror may lack.
+def check_evaluation(plan: Plan, places: Places) -> None:
+    """Suites need action statistics, and each of LIBERO's tasks one of its largest files, which a mirror may lack.
 
     Raises Refused.
     """
+    try:
+        _check_statistics(plan, places)
+    except NoCheckpoint as error:
+        raise Refused(str(error)) from None
     try:
         missing = missing_assets(plan.libero)
     except Unusable:
@@ -72,3 +75,28 @@ def check_assets(plan: Plan) -> None:
             "from a place that has them, let plain shapes stand in with --asset-standins, or leave out the evaluation "
             "with --stages"
         )
+
+
+def _check_statistics(plan: Plan, places: Places) -> None:
+    general = [suite for suite in plan.general_suites if suite not in plan.general_commands]
+    trained = {plan.suite, f"{plan.suite}_no_noops"} & {plan.dataset_name}
+    asked = general if trained else [plan.suite, *general]
+    if asked:
+        known, place = _statistics(plan, places, asked)
+        for suite in asked:
+            require_suite(suite, known, place)
+
+
+def _statistics(plan: Plan, places: Places, asked: list[str]) -> tuple[dict[str, Any], Path]:
+    """The action statistics that the model has before fine-tuning, and where they were read."""
+    if (model := plan.local_model()) is not None:
+        return statistics_of(model, plan.statistics), model
+    if (snapshot := downloaded(plan.vla_path, places.hub)) is None:
+        fetch = f"{Path(plan.python).with_name('huggingface-cli')} download {plan.vla_path} config.json"
+        raise NoCheckpoint(
+            f"{plan.vla_path} is not in {places.hub}, so nobody knows whether its config.json has action statistics "
+            f"(norm_stats) for {', '.join(asked)}: fetch that file first (`HF_HOME={places.hf_home} {fetch}`), or name "
+            "the model's folder with --vla-path"
+        )
+    # By a name on the hub upstream reads no dataset_statistics.json.
+    return config_statistics(snapshot), snapshot

@@ -1,6 +1,6 @@
 """Gradient surgery on openvla, from a probe set to LIBERO scores: probe, icsm, baseline, method, eval, report.
 
-    python runners/openvla_gradient_surgery.py --vla-path openvla/openvla-7b --data-root DATA \\
+    python runners/openvla_gradient_surgery.py --vla-path CHECKPOINT --data-root DATA \\
         --dataset-name libero_spatial_no_noops --general-suites libero_object --arms all --seeds 0,1,2
 
 Every stage is a native command of the grafted checkout, and is skipped while nothing that it depends on has changed.

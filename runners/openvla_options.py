@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runners.digests import Digests, checkout_state, commit_of
 from runners.openvla_arms import arms_of
-from runners.openvla_checks import check, check_assets, folder
+from runners.openvla_checks import check, check_evaluation, folder
 from runners.openvla_plan import KINDS, OWNED, Plan
 from runners.places import Places, Refused
 
@@ -49,9 +49,14 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--seeds", default="0", metavar="0,1,2")
     what.add_argument("--max-steps", type=int, default=5000, metavar="N", help="optimizer steps; default %(default)s")
     what.add_argument("--no-image-aug", action="store_true", help="train without augmentation, evaluate without crop")
-    probe = parser.add_argument_group("probe set")
+    probe = parser.add_argument_group("probe set", "take it from what must not be forgotten")
     probe.add_argument("--probe-n", type=int, default=500, metavar="N", help="samples; default %(default)s")
-    probe.add_argument("--probe-jsonl", metavar="FILE", help="take it from here and not from the data set")
+    probe.add_argument(
+        "--probe-dataset",
+        metavar="NAME",
+        help="an RLDS data set below --data-root; default: the frames of --dataset-name that are held out of training",
+    )
+    probe.add_argument("--probe-jsonl", metavar="FILE", help="take it from here and not from a data set")
     probe.add_argument("--probe-images", metavar="DIR", help="the images that --probe-jsonl names")
     score = parser.add_argument_group("evaluation")
     score.add_argument("--num-trials", type=int, default=50, metavar="N", help="episodes a task; default %(default)s")
@@ -111,6 +116,8 @@ def plan_of(options: argparse.Namespace, places: Places) -> Plan:
         raise Refused(f"--general-suites: {suite} is the downstream suite, on which nothing is forgotten")
     if (options.probe_jsonl is None) != (options.probe_images is None):
         raise Refused("--probe-jsonl and --probe-images belong together: give both or none")
+    if options.probe_jsonl and options.probe_dataset:
+        raise Refused("--probe-dataset and --probe-jsonl: the probe set comes from one place, give either")
     model = Path(options.vla_path).expanduser()
     vla_path = str(model.absolute()) if model.is_dir() else options.vla_path
     name = options.name or f"{vla_path.rstrip('/').split('/')[-1]}+{options.dataset_name}"
@@ -131,6 +138,7 @@ def plan_of(options: argparse.Namespace, places: Places) -> Plan:
         cpu=options.cpu,
         nproc=options.nproc,
         probe_n=options.probe_n,
+        probe_dataset=options.probe_dataset or options.dataset_name,
         probe_jsonl=_absolute(options.probe_jsonl),
         probe_images=_absolute(options.probe_images),
         num_tasks=options.num_tasks,
@@ -143,7 +151,7 @@ def plan_of(options: argparse.Namespace, places: Places) -> Plan:
     )
     check(plan, places)
     if not kinds or "eval" in kinds:
-        check_assets(plan)
+        check_evaluation(plan, places)
     return plan
 
 

@@ -12,7 +12,7 @@ HERE = Path(__file__).resolve().parent
 KINDS = ("probe", "icsm", "baseline", "method", "eval", "report")
 
 OWNED = {
-    "probe": {"out": "--work", "n": "--probe-n", "data_root_dir": "--data-root", "dataset_name": "--dataset-name"}
+    "probe": {"out": "--work", "n": "--probe-n", "data_root_dir": "--data-root", "dataset_name": "--probe-dataset"}
     | {"jsonl": "--probe-jsonl", "images": "--probe-images"},
     "icsm": {"vla_path": "--vla-path", "probe": "--work", "out": "--work", "rank_by": "--arms"},
     "finetune": {"vla_path": "--vla-path", "data_root_dir": "--data-root", "dataset_name": "--dataset-name"}
@@ -45,6 +45,7 @@ class Plan:
     arms: Sequence[Arm]
     seeds: Sequence[int]
     max_steps: int
+    probe_dataset: str
     cpu: bool = False
     nproc: int = 1
     probe_n: int = 500

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from runners import charts
 from runners.intervals import Mean
+from runners.markup import document, table
 from runners.openvla_arms import ARMS
 from runners.openvla_facts import Facts
 from runners.openvla_scores import ArmScores, forgetting_of
 from runners.stages import LEFT_OUT, Outcome
 
-HERE = Path(__file__).resolve().parent
 FRAGILE, PLASTIC, NULL = 1, 3, 0
 """Colours of the three parts, in every picture."""
 
@@ -31,13 +30,6 @@ def in_words(mean: Mean | None, *, percent: bool = True) -> str:
     if mean.half is None:
         return f"{mean.mean * scale:.1f}{unit} (one seed: no interval)"
     return f"{mean.mean * scale:.1f}{unit} ± {mean.half * scale:.1f} ({mean.count} seeds)"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; `rows` hold HTML."""
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="tables"><table><tr>{top}</tr>{body}</table></div>'
 
 
 def notes(title: str, lines: Sequence[str], kind: str) -> str:
@@ -194,7 +186,6 @@ def exports(outcomes: Sequence[Outcome]) -> str:
 
 def page(facts: Facts) -> str:
     """The whole report."""
-    style = (HERE / "report.css").read_text(encoding="utf-8")
     bad = [
         f"{o.stage.name}: {o.state}: {o.why.splitlines()[0]}"
         for o in facts.outcomes
@@ -210,10 +201,7 @@ def page(facts: Facts) -> str:
     arms = [(f"<b>{escape(arm.name)}</b>", escape(arm.says)) for arm in facts.arms]
     others = [name for name in ARMS if name not in facts.scores]
     general = ", ".join(facts.general) or "none: forgetting was not measured (--general-suites)"
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>openvla: gradient surgery</title><link rel="icon" href="data:,"><style>{style}</style></head><body>
-<h1>Gradient surgery on openvla</h1>
+    body = f"""<h1>Gradient surgery on openvla</h1>
 <p>Fine-tuned for <code>{escape(facts.suite)}</code>; general suites: <code>{escape(general)}</code>. Seeds
 {escape(", ".join(map(str, facts.seeds)))}. {escape(facts.when)}.</p>
 {notes("What stood in for the real thing", facts.stood_in, "warn")}
@@ -246,6 +234,5 @@ states. Directions of large variance are not always the vulnerable ones.</p>
 <p>Every command was given:</p>
 <pre>{escape(exports(facts.outcomes))}</pre>
 {outcomes_table(facts.outcomes)}
-{table(("part", "version"), [(escape(k), f"<code>{escape(v)}</code>") for k, v in facts.made_with.items()])}
-</body></html>
-"""
+{table(("part", "version"), [(escape(k), f"<code>{escape(v)}</code>") for k, v in facts.made_with.items()])}"""
+    return document("openvla: gradient surgery", body)

@@ -38,9 +38,10 @@ def probe_stage(plan: Plan) -> Stage:
         own |= {"jsonl": str(plan.probe_jsonl), "images": str(plan.probe_images)}
         inputs = {"probe list": plan.probe_jsonl, "probe images": plan.probe_images}
     else:
-        own |= {"data_root_dir": str(plan.data_root), "dataset_name": plan.dataset_name}
+        own |= {"data_root_dir": str(plan.data_root), "dataset_name": plan.probe_dataset}
+        own |= {"split": "held_out" if plan.probe_dataset == plan.dataset_name else "train"}
         own |= image_size(plan.local_model())
-        inputs = _data(plan)
+        inputs = _data(plan, plan.probe_dataset)
     return Stage(
         name="probe",
         kind="probe",
@@ -51,6 +52,8 @@ def probe_stage(plan: Plan) -> Stage:
         options=plan.state,
         caches=CACHES,
         environment={**plan.environment, **plan.paths()},
+        remedy="mend what the log says and run the same command again; of a data set with few episodes nothing is held "
+        "out: name another with --probe-dataset, or take frames that are trained on with --set probe.split=train",
     )
 
 
@@ -63,8 +66,8 @@ def image_size(model: Path | None) -> dict[str, str]:
     return {"image_size": str(sizes[0])} if sizes else {}
 
 
-def _data(plan: Plan) -> dict[str, Path]:
-    return {} if plan.data_root is None else {"data set": plan.data_root / plan.dataset_name}
+def _data(plan: Plan, name: str) -> dict[str, Path]:
+    return {} if plan.data_root is None else {"data set": plan.data_root / name}
 
 
 def icsm_stage(plan: Plan, rank_by: str) -> Stage:
@@ -101,7 +104,7 @@ def train_stage(plan: Plan, arm: Arm, seed: int) -> Stage:
         "image_aug": str(plan.image_aug),
         "run_id_note": f"{arm.name}-seed{seed}",
     }
-    inputs, needs, surgery = {**_data(plan), **plan.model_input()}, [], {}
+    inputs, needs, surgery = {**_data(plan, plan.dataset_name), **plan.model_input()}, [], {}
     if arm.rank_by is not None:
         surgery = {
             "enabled": "True",

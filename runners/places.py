@@ -25,6 +25,8 @@ class Places:
     cache: Path
     data_root: Path | None
     hf_home: Path
+    hub: Path
+    """Where the hub's models are cached: $HF_HUB_CACHE, which commands obey too, or HF_HOME/hub."""
     hf_endpoint: str | None
     allowed_below: bool = False
 
@@ -80,11 +82,13 @@ def resolve(options: argparse.Namespace, work: str, environment: Mapping[str, st
     cache = folder(options.cache, "GRAFT_CACHE", caches)
     chosen_work = Path(options.work).expanduser().absolute() if options.work else None
     data = options.data_root or env.get("GRAFT_DATA_ROOT")
+    hf_home = folder(options.hf_home, "HF_HOME", cache / "huggingface")
     return Places(
         work=chosen_work or folder(None, "GRAFT_WORK", share / "graft") / work,
         cache=cache,
         data_root=Path(data).expanduser().absolute() if data else None,
-        hf_home=folder(options.hf_home, "HF_HOME", cache / "huggingface"),
+        hf_home=hf_home,
+        hub=folder(None, "HF_HUB_CACHE", hf_home / "hub"),
         hf_endpoint=options.hf_endpoint or env.get("HF_ENDPOINT") or None,
         allowed_below=options.allow_below_repository,
     )

@@ -72,6 +72,7 @@ def test_the_runner_takes_the_command_and_leaves_the_evaluation_out(standin: Tre
     home = tmp_path / "home"
     materials = openvla.materials_of(standin, home)
     (materials / "toy-7b").mkdir(parents=True)
+    (materials / "toy-7b" / "config.json").write_text("{}", encoding="utf-8")
     (materials / "data" / openvla_tree.DATASET).mkdir(parents=True)
     options = runner.parser().parse_args(openvla.command_of(standin, home)[2:])
     plan = plan_of(options, resolve(options, runner.NAME))
@@ -81,8 +82,8 @@ def test_the_runner_takes_the_command_and_leaves_the_evaluation_out(standin: Tre
 
 
 def test_the_real_settings_are_options_of_the_native_commands() -> None:
-    settings = (*openvla_tree.real_tree().settings, *openvla.SURGERY)
-    assert {one.split(".")[0] for one in settings} == {"icsm", "finetune", "surgery"}
+    settings = (*openvla_tree.real_tree().settings, *openvla.SETTINGS)
+    assert {one.split(".")[0] for one in settings} == {"probe", "icsm", "finetune", "surgery"}
     assert openvla_tree.real_tree().real
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from demo import openvla_chapter, report
 from tests.demo import openvla_facts, sample_facts
-from tests.demo.test_report import Reader
+from tests.pages import check_whole
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +28,7 @@ def part_of(html: str, name: str) -> str:
 
 
 def test_every_element_is_closed_and_only_the_runners_report_is_linked(html: str) -> None:
-    page = report.page(sample_facts.make(), html)
-    reader = Reader()
-    reader.feed(page)
-    assert reader.open == []
-    assert [load for load in reader.loads if not load.startswith(("data:", "#"))] == ["openvla-report.html"]
-    assert all(f'id="{load[1:]}"' in page for load in reader.loads if load.startswith("#"))
-    assert "script" not in reader.tags
+    check_whole(report.page(sample_facts.make(), html), linked=("openvla-report.html",))
 
 
 def test_a_page_without_the_chapter_does_not_point_at_it() -> None:

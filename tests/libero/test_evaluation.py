@@ -147,7 +147,7 @@ def test_asset_stand_ins_are_reported(tmp_path: Path, libero: Path, capsys: Any)
     account.finish()
     result = json.loads(file.read_text())
     assert result["asset_standins"] == 2
-    assert result["stood_in"] == "2 of LIBERO's assets"
+    assert result["stood_in"] == "plain shapes for 2 of LIBERO's assets"
     assert "2 assets are stand-ins" in capsys.readouterr().out
 
 

@@ -1,12 +1,15 @@
 """Run by test_surgery_ranks.py in processes of their own: gradient surgery on the ranks of a gloo group.
 
 python surgery_ranks.py RANK SIZE FOLDER      writes FOLDER/RANK.pt: what each scenario came to on this rank
+
+Four ranks shard by pairs and replicate over them, as upstream's train.py does over nodes; one and two do all the rest.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,22 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.nn.parallel import DistributedDataParallel
 
 LAYERS, STEPS, BETA, GAMMA = (1, 3), 3, 0.5, 0.1
+LIMITS = (0.2, 0.8, 0.0, 0.2)
+"""The least and largest beta, the least and largest gamma."""
+
+
+SHARDING = {
+    "grad": ShardingStrategy.SHARD_GRAD_OP,
+    "full": ShardingStrategy.FULL_SHARD,
+    "hybrid": ShardingStrategy.HYBRID_SHARD,
+}
+
+
+@functools.cache
+def pairs() -> tuple[Any, Any]:
+    """This rank's group to shard in and its group to replicate over, of four ranks."""
+    shard, replicate = (dist.new_subgroups_by_enumeration(ranks) for ranks in ([[0, 1], [2, 3]], [[0, 2], [1, 3]]))
+    return shard[0], replicate[0]
 
 
 def checkpointed(model: Any) -> None:
@@ -41,8 +60,10 @@ def checkpointed(model: Any) -> None:
 
 
 def wrapped(kind: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    """The model as an engine wraps it, and its blocks as hooks find them."""
+    """The model as an engine wraps it, and its blocks as hooks find them; ``alone`` is the bare model."""
     model = tiny.TinyVLA().to(dtype)
+    if kind == "alone":
+        return model, list(model.language_model.model.layers)
     if kind.startswith("ddp"):
         if "checkpoint" in kind:
             checkpointed(model)
@@ -51,11 +72,12 @@ def wrapped(kind: str, dtype: torch.dtype) -> tuple[Any, Any]:
             # As transformers does it: the hooked module runs inside the checkpointed function.
             blocks = [block._checkpoint_wrapped_module for block in blocks]
         return DistributedDataParallel(model, find_unused_parameters=True, gradient_as_bucket_view=True), blocks
-    strategy = ShardingStrategy.FULL_SHARD if "full" in kind else ShardingStrategy.SHARD_GRAD_OP
+    _, sharding, *_ = kind.split("_")
     model = FullyShardedDataParallel(
         model,
         auto_wrap_policy=ModuleWrapPolicy({tiny.Block}),
-        sharding_strategy=strategy,
+        sharding_strategy=SHARDING[sharding],
+        process_group=pairs() if sharding == "hybrid" else None,
         use_orig_params=True,
         device_id=torch.device("cpu"),
     )
@@ -87,15 +109,15 @@ class Counting(HSWHooks):
         return super()._on_gradient(number, gradient)
 
 
-def run(kind: str, rank: int, accumulate: int = 1, dtype: torch.dtype = torch.float64, surgery: Any = None) -> Any:
-    """Train for some steps; ``surgery(model, blocks)`` builds what is called before each step."""
+def run(kind: str, share: Sequence[int], dtype: torch.dtype = torch.float64, surgery: Any = None) -> Any:
+    """Train for some steps, each on the micro-batches of ``share``; ``surgery(model, blocks)`` makes what they call."""
     model, blocks = wrapped(kind, dtype)
     attached = surgery(model, blocks) if surgery else None
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
     for step in range(STEPS):
-        for micro in range(accumulate):
-            loss = model(**tiny.batch(2, 100 * step + 10 * micro + rank, dtype))["loss"] / accumulate
+        for micro in share:
+            loss = model(**tiny.batch(2, 100 * step + micro, dtype))["loss"] / len(share)
             loss.backward()
             losses.append(loss.item())
         if attached is not None:
@@ -109,7 +131,7 @@ def hooks_only(rank: int, folder: Path, model: Any, blocks: Any) -> Surgery:
     basis = tiny.bases(LAYERS)
     damping, recorder = Damping(BETA, GAMMA), NormRecorder(basis)
     hooks = Counting({n: blocks[n] for n in basis}, basis, damping, recorder)
-    log = MetricsFile(folder / "metrics.jsonl", main=False)
+    log = MetricsFile(folder / "metrics.jsonl", main=False, settings={})
     surgery = Surgery(damping, hooks, recorder, None, log, Ranks.of(model), folder, {}, 2)
     surgery.install()
     surgery.lines = []  # type: ignore[attr-defined]
@@ -147,7 +169,7 @@ def measuring(limits: tuple[float, float, float, float], folder: Path, model: An
 
     thermostat = Thermostat(config, teacher, states, ranks, seed=7)
     hooks = HSWHooks({n: blocks[n] for n in basis}, basis, damping, recorder)
-    log = MetricsFile(folder / "metrics.jsonl", main=False)
+    log = MetricsFile(folder / "metrics.jsonl", main=False, settings={})
     surgery = Surgery(damping, hooks, recorder, thermostat, log, ranks, folder, {}, 2)
     surgery.install()
     surgery.lines = []  # type: ignore[attr-defined]
@@ -155,14 +177,12 @@ def measuring(limits: tuple[float, float, float, float], folder: Path, model: An
     return surgery
 
 
-def disagreeing(rank: int, folder: Path) -> Any:
+def disagreeing(kind: str, rank: int, folder: Path) -> Any:
     """Ranks whose arithmetic differs: each would come to its own drift, and to its own factors."""
     honest = module.covariance_distance
     module.covariance_distance = lambda a, b: tuple(value * (1 + rank) for value in honest(a, b))
     try:
-        _, found, surgery = run(
-            "ddp", rank, dtype=torch.float32, surgery=functools.partial(measuring, (0.2, 0.8, 0.0, 0.2), folder)
-        )
+        _, found, surgery = run(kind, [rank], torch.float32, functools.partial(measuring, LIMITS, folder))
     finally:
         module.covariance_distance = honest
     return {"lines": surgery.lines, "state": surgery.thermostat.state_dict(), "weights": found}
@@ -173,21 +193,21 @@ def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
     found: dict[str, Any] = {}
-    kinds = ["ddp", "ddp_checkpoint", "ddp_checkpoint_inside", "fsdp_checkpoint", "fsdp_full_checkpoint"]
-    for kind in kinds:
-        _, trained, surgery = run(kind, rank, surgery=functools.partial(hooks_only, rank, folder))
+    hooks = functools.partial(hooks_only, rank, folder)
+    measured = ["ddp", "fsdp_grad_checkpoint", "fsdp_full_checkpoint"] if size < 4 else ["fsdp_hybrid_checkpoint"]
+    shares = {kind: [rank] for kind in measured}
+    if size < 4:
+        shares.update(ddp_checkpoint=[rank], ddp_checkpoint_inside=[rank], ddp_accumulate=[rank, 10 + rank])
+    for kind, share in shares.items():
+        _, trained, surgery = run(kind, share, surgery=hooks)
         found[kind] = {"weights": trained, "fired": surgery.hooks.fired, "lines": surgery.lines}
-    _, trained, surgery = run("ddp", rank, accumulate=2, surgery=functools.partial(hooks_only, rank, folder))
-    found["ddp_accumulate"] = {"weights": trained, "fired": surgery.hooks.fired, "lines": surgery.lines}
-    for kind in ("ddp", "fsdp_checkpoint", "fsdp_full_checkpoint"):
-        plain = run(kind, rank, dtype=torch.float32)
-        ones = functools.partial(measuring, (1.0, 1.0, 1.0, 1.0), folder)
-        with_probe = run(kind, rank, dtype=torch.float32, surgery=ones)
+    for kind in measured:
+        plain = run(kind, [rank], torch.float32)
+        with_probe = run(kind, [rank], torch.float32, functools.partial(measuring, (1.0, 1.0, 1.0, 1.0), folder))
         found[f"{kind}_probe"] = {"plain": plain[:2], "probe": with_probe[:2], "lines": with_probe[2].lines}
-        steering = functools.partial(measuring, (0.2, 0.8, 0.0, 0.2), folder)
-        _, trained, surgery = run(kind, rank, dtype=torch.float32, surgery=steering)
+        _, trained, surgery = run(kind, [rank], torch.float32, functools.partial(measuring, LIMITS, folder))
         found[f"{kind}_steering"] = {"weights": trained, "lines": surgery.lines}
-    found["disagreeing"] = disagreeing(rank, folder)
+    found["disagreeing"] = disagreeing(measured[0], rank, folder)
     torch.save(found, folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

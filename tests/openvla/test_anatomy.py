@@ -4,7 +4,7 @@ import pytest
 import torch
 from icms_models import HIDDEN, LAYERS, PATCHES, sharp_llama
 from peft import LoraConfig, get_peft_model
-from research.anatomy import AnatomyError, anatomy, hidden_of, unwrap, with_hidden
+from research.anatomy import AnatomyError, anatomy, hidden_of, unwrap
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
@@ -86,10 +86,8 @@ def test_patches_that_nobody_counts():
 
 
 def test_block_outputs():
-    state, other = torch.ones(1, 2, 3), torch.zeros(1, 2, 3)
+    state = torch.ones(1, 2, 3)
     assert hidden_of(state) is state
     assert hidden_of((state, None)) is state
-    assert with_hidden(state, other) is other
-    assert with_hidden((state, "cache"), other) == (other, "cache")
     with pytest.raises(AnatomyError, match="dict"):
         hidden_of({"hidden": state})

@@ -1,11 +1,15 @@
 """The command on a checkpoint of the stand-in: what it writes, repeats, and refuses before any work."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from research.icms import offline_icms as command
+from research.icms import teacher
 from research.icms.subspace import Subspaces
+from research.probe.hidden_and_mask import prompt_builder_for
 from research.probe.probe_dataset import ProbeConfig, build
 from toy_world.pretrain import make_model, make_processor, save
 
@@ -41,7 +45,7 @@ def test_the_command_writes_an_artifact_that_loads_and_fits(place, tmp_path):
     found = Subspaces.load(tmp_path / "icms")
     assert {n: layer.members for n, layer in found.layers.items()} == {1: (0, 1), 2: (2, 3)}
     probe = command.ProbeSet.load(place / "probe")
-    template = command.template_of(command.prompt_builder_for(str(place / "model"))).text
+    template = command.template_of(prompt_builder_for(str(place / "model"))).text
     found.check(hidden_size=SIZE, num_layers=LAYERS, template=template, probe_hash=probe.hash)
     assert "{instruction}" in template
     assert found.layers[1].ids == tuple(sample.id for sample in probe.sub_batch(range(SAMPLES)))
@@ -125,3 +129,58 @@ def test_missing_inputs_are_named(place, tmp_path, capsys):
     options[1] = str(tmp_path / "no-probe")
     assert command.main(["--vla_path", str(place / "model"), *options]) == 2
     assert "no-probe" in capsys.readouterr().err
+
+
+@pytest.fixture
+def loaders(monkeypatch):
+    """Upstream's loaders of native checkpoints, which say what they were asked for."""
+    asked = []
+
+    def loader(name):
+        def loaded(path):
+            asked.append((name, path))
+            raise AssertionError("Missing `dataset_statistics.json`")
+
+        return loaded
+
+    for name in ("load", "load_vla"):
+        monkeypatch.setattr(teacher, name, loader(name))
+    monkeypatch.setattr(teacher, "available_models", lambda: ["prism-7b"])
+    return asked
+
+
+def folder_of(place, **config):
+    (place / "checkpoints").mkdir(parents=True)
+    (place / "config.json").write_text(json.dumps(config))
+    for name in ("step-000004-epoch-00-loss=1.0.pt", "latest-checkpoint.pt"):
+        (place / "checkpoints" / name).touch()
+    return place
+
+
+def test_what_lies_at_the_path_tells_how_it_is_loaded(place, tmp_path, loaders):
+    run_of = folder_of(tmp_path / "run", vla={}) / "checkpoints" / "step-000004-epoch-00-loss=1.0.pt"
+    base = folder_of(tmp_path / "base", model={})
+    for path in (str(run_of), str(base), "prism-7b"):
+        with pytest.raises((ValueError, AssertionError), match="Missing `dataset"):
+            teacher.load_teacher(path, torch.float32, torch.device("cpu"))
+    assert loaders == [("load_vla", str(run_of)), ("load", str(base)), ("load", "prism-7b")]
+    (place / "model" / "checkpoints").mkdir(exist_ok=True)
+    found = teacher.load_teacher(str(place / "model"), torch.bfloat16, torch.device("cpu"))
+    assert next(found.model.parameters()).dtype == torch.bfloat16
+    assert len(loaders) == 3
+
+
+@pytest.mark.parametrize(
+    ("config", "path", "said"),
+    [
+        ({"vla": {}}, "it", "it/config.json is of a run of train.py; name one of"),
+        ({"model": {}}, "it/checkpoints/latest-checkpoint.pt", "it/config.json is of no run; name its folder"),
+        ({"vla": {}}, "it/checkpoints/latest-checkpoint.pt", "upstream's loader refuses it: Missing `dataset_stat"),
+    ],
+)
+def test_a_native_checkpoint_that_cannot_be_loaded_is_named(place, tmp_path, loaders, capsys, config, path, said):
+    folder_of(tmp_path / "it", **config)
+    options = ["--probe", str(place / "probe"), "--out", str(tmp_path / "icms"), "--layers", "1"]
+    assert command.main(["--vla_path", str(tmp_path / path), *options]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "icms").exists()

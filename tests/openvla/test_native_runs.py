@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import torch
 from conftest import DOWNSTREAM, GENERAL, Materials
 from safetensors.torch import load_file
 
+from tests.standins.clipping import reproducible_clipping
 from tests.standins.openvla_project import OpenVLAProject, Ran
 
 FINETUNE, TRAIN = "vla-scripts/finetune.py", "vla-scripts/train.py"
@@ -56,12 +58,16 @@ def subspaces(project: OpenVLAProject, materials: Materials, tmp_path_factory: p
         *("--image_size", 32, "--n", 24, "--seed", 3),
     ]
     run_module(project, module / "probe" / "probe_dataset.py", probe, home / "a")
-    icms = [
-        *("--vla_path", materials.checkpoint, "--probe", home / "probe", "--out", home / "icms"),
+    run_module(project, module / "icms" / "offline_icms.py", icms(materials.checkpoint, home, "icms"), home / "b")
+    return home
+
+
+def icms(teacher: Path, home: Path, name: str) -> list[object]:
+    """Options of offline_icms for a teacher, with the probe set in ``home``."""
+    return [
+        *("--vla_path", teacher, "--probe", home / "probe", "--out", home / name),
         *("--layers", "1,3", "--groups", "1:0-1;3:2-3", "--r", 8, "--draws", 2, "--dtype", "float32"),
     ]
-    run_module(project, module / "icms" / "offline_icms.py", icms, home / "b")
-    return home
 
 
 def run_module(project: OpenVLAProject, file: Path, arguments: list[object], cwd: Path) -> None:
@@ -118,13 +124,14 @@ def test_on_changes_weights_logs_and_has_a_folder_of_its_own(plain: Ran, on: Ran
     assert ours.keys() == theirs.keys()
     assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
     assert on.one(adapter).parent.name.startswith(plain.one(adapter).parent.name.removesuffix("--image_aug"))
-    assert "+surgery" in on.one(adapter).parent.name
     assert on.losses()[0] == plain.losses()[0], "nothing may change before the first step"
     last = on.logged()[-1]
     assert 0.0 <= last["surgery/gamma"] <= last["surgery/beta"] <= 1.0
     assert last["surgery/drift"] > 0.0
     lines = [json.loads(line) for line in on.one("runs/*/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "norms" in line] == [0, 5, 10]
+    digest = hashlib.sha256(json.dumps(lines[0]["settings"], sort_keys=True).encode()).hexdigest()[:8]
+    assert on.one(adapter).parent.name.endswith(f"+surgery-{digest}")
     first = next(line for line in lines if "norms" in line)["norms"]
     assert set(first) == {"0", "1", "2", "3"}
     assert [line["step"] for line in lines if "mean_drift" in line] == [0, 4, 8]
@@ -222,7 +229,7 @@ def test_the_evaluation_counts_errors_apart_from_failures(
 def train(project: OpenVLAProject, materials: Materials, tmp_path_factory: pytest.TempPathFactory) -> Finetune:
     """Runs train.py on two processes, with FSDP and activation checkpointing."""
 
-    def run(tree: Path | None = None, cwd: Path | None = None, **options: object) -> Ran:
+    def run(tree: Path | None = None, cwd: Path | None = None, fails: bool = False, **options: object) -> Ran:
         values: dict[str, object] = {
             "vla.type": "prism-dinosiglip-224px+mx-bridge",
             "vla.base_vlm": materials.checkpoint,
@@ -236,13 +243,15 @@ def train(project: OpenVLAProject, materials: Materials, tmp_path_factory: pytes
         }
         arguments = [text for name, value in values.items() for text in (f"--{name}", str(value))]
         where = cwd or tmp_path_factory.mktemp("train") / "run"
-        return project.run(TRAIN, *arguments, cwd=where, tree=tree, ranks=2).check()
+        ran = project.run(TRAIN, *arguments, cwd=where, tree=tree, ranks=2)
+        return ran if fails else ran.check()
 
     return run
 
 
 def test_fsdp_off_is_the_upstream_bit_for_bit(train: Finetune, project: OpenVLAProject) -> None:
-    plain, off = train(tree=project.plain), train()
+    options = reproducible_clipping()
+    plain, off = train(tree=project.plain, **options), train(**options)
     timeless = [[{k: v for k, v in each.items() if "Time" not in k} for each in ran.logged()] for ran in (plain, off)]
     assert len(timeless[0]) == 4
     assert timeless[0] == timeless[1]
@@ -262,3 +271,34 @@ def test_fsdp_on_saves_and_resumes(train: Finetune, switched_on: dict[str, objec
     on_again.one("runs/*/checkpoints/step-000006-epoch-*.pt")
     lines = [json.loads(line) for line in on_again.one("runs/*/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "mean_drift" in line] == [0, 2, 4]
+
+
+def test_a_run_of_train_py_is_a_teacher_and_training_goes_on_from_it(
+    train: Finetune,
+    project: OpenVLAProject,
+    subspaces: Path,
+    switched_on: dict[str, object],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Its checkpoint gives the subspaces by the command; those of what it was trained from are refused."""
+    first = train(**{"vla.learning_rate": 0.05})
+    checkpoint = first.one("runs/run/checkpoints/step-*-epoch-*.pt")
+    home = tmp_path_factory.mktemp("native")
+    shutil.copytree(subspaces / "probe", home / "probe")
+    file = project.patched / "research" / "icms" / "offline_icms.py"
+    run_module(project, file, icms(checkpoint, home, "native"), home)
+    meta = json.loads((home / "native" / "meta.json").read_text())
+    assert (meta["model"]["family"], meta["model"]["path"]) == ("prismatic", str(checkpoint))
+
+    begin = {**switched_on, "pretrained_checkpoint": checkpoint, "is_resume": False}
+    on = train(**{**begin, "surgery.subspace_dir": home / "native"})
+    lines = [json.loads(line) for line in on.one("runs/*/metrics.jsonl").read_text().splitlines()]
+    measured = [line["mean_drift"] for line in lines if "mean_drift" in line]
+    assert measured[0] < 1e-5
+    refused = train(fails=True, **begin)
+    assert refused.codes != (0, 0)
+    assert f"and {checkpoint}, which training starts from, is another model" in refused.outputs[0]
+    assert not [*refused.cwd.glob("runs/*/metrics.jsonl")]
+    allowed = train(**begin, **{"surgery.allow_other_teacher": True})
+    lines = [json.loads(line) for line in allowed.one("runs/*/metrics.jsonl").read_text().splitlines()]
+    assert next(line["mean_drift"] for line in lines if "mean_drift" in line) > measured[0]

@@ -47,6 +47,7 @@ def arguments(project: OpenVLAProject, materials: Any, tmp_path_factory: pytest.
         *("--dataset-name", "libero_spatial_no_noops", "--max-steps", "4", "--num-tasks", "1", "--num-trials", "1"),
         *("--checkout", str(project.patched), "--libero", str(project.patched), "--python", sys.executable),
         *("--work", str(place / "work"), "--name", "toy", "--probe-n", "16", "--arms", "method"),
+        *("--probe-dataset", "toy_general"),
         *("--general-command", f"toy_general={{python}} {script} {{checkpoint}} {{results}}"),
         *(word for setting in settings for word in ("--set", setting)),
     ]
@@ -58,6 +59,8 @@ def test_the_method_trains_is_evaluated_and_reported(arguments: list[str]) -> No
     home = Path(arguments[arguments.index("--work") + 1]) / "toy"
     rows = [json.loads(line) for path in home.glob("train/method/seed0/runs/*/metrics.jsonl") for line in path.open()]
     assert [row["step"] for row in rows] == list(range(5))
+    source = json.loads((home / "probe" / "set" / "meta.json").read_text(encoding="utf-8"))["source"]
+    assert (source["dataset_name"], source["split"]) == ("toy_general", "train")
     assert all(found["g_after"] < found["g"] for row in rows for found in row["norms"].values())
     html = (home / "report.html").read_text(encoding="utf-8")
     assert "is not the pinned upstream" in html

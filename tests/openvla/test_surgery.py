@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 import warnings
@@ -22,6 +23,7 @@ from peft import LoraConfig, get_peft_model
 from research import assembly
 from research.checkpoint import STATE_FILE, ResumeError, read_state, write_state
 from research.config import SurgeryConfig, ThermostatConfig
+from research.icms.same_teacher import distances
 from research.icms.subspace import LayerSubspace, SubspaceError, Subspaces
 from research.probe.batch import ProbeBatch
 from research.probe.coverage import Candidate
@@ -131,6 +133,10 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [{**json.loads(line), "probe_seconds": None} for line in text.splitlines()]
 
 
+def without_settings(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in line.items() if name != "settings"} for line in found]
+
+
 def test_off_is_nothing_at_all(tmp_path: Path) -> None:
     code = (
         "import sys\n"
@@ -169,6 +175,7 @@ def test_a_run_leaves_its_numbers(made: SurgeryConfig, tmp_path: Path) -> None:
     train(vla, surgery, range(7))
     found = lines(tmp_path)
     assert [line["step"] for line in found] == [0, 2, 4, 6]
+    assert [line.get("settings") for line in found] == [made.settings(), None, None, None]
     assert [line["cold_start"] for line in found] == [True, True, False, False]
     assert [line["beta"] for line in found[:3]] == [0.5] * 3
     assert found[3]["beta"] == found[2]["next_beta"]
@@ -188,15 +195,80 @@ def test_a_run_leaves_its_numbers(made: SurgeryConfig, tmp_path: Path) -> None:
     assert all(type(value) is float for value in known.values())
 
 
-def test_a_student_that_is_not_the_teacher_to_begin_with_is_told(made: SurgeryConfig, tmp_path: Path) -> None:
-    for seed in (0, 1):
-        vla = tiny.TinyVLA(seed)
-        surgery = attach(vla, config(made), None, tmp_path)
-        told = pytest.warns(UserWarning, match="made from another checkpoint") if seed else warnings.catch_warnings()
-        with told:
-            if not seed:
-                warnings.simplefilter("error")
-            train(vla, surgery, range(1))
+@pytest.mark.parametrize("steady", [False, True], ids=["thermostat", "constants"])
+def test_subspaces_of_another_teacher_are_refused_unless_they_are_meant(
+    made: SurgeryConfig, tmp_path: Path, steady: bool
+) -> None:
+    settings = replace(made, thermostat=replace(made.thermostat, enabled=not steady))
+    refused(tiny.TinyVLA(1), config(settings, "other-model"), SubspaceError, "subspaces of tiny, and other-model.*")
+    refused(tiny.TinyVLA(1), config(settings, "x"), SubspaceError, "--vla_path x.*or set surgery.allow_other_teacher")
+    assert isinstance(attach(tiny.TinyVLA(0), config(settings), None, tmp_path), Surgery)
+    meant = replace(settings, allow_other_teacher=True)
+    vla = tiny.TinyVLA(1)
+    train(vla, attach(vla, config(meant), None, tmp_path), range(1))
+    assert steady or lines(tmp_path)[-1]["mean_drift"] > 0.5
+
+
+@pytest.mark.parametrize("kind", [tiny.TinyVLA, tiny.TinyPrismatic])
+def test_the_teacher_in_half_precision_is_no_other_teacher(made: SurgeryConfig, tmp_path: Path, kind: Any) -> None:
+    """As Hugging Face's class and as the native one; a tenth of the spread more is another model."""
+    surgery = replace(made, thermostat=replace(made.thermostat, batch_size=N))
+    teacher = Subspaces.load(made.subspace_dir)
+
+    def start(seed: int, moved: float) -> Any:
+        model = kind(seed).bfloat16()
+        with torch.no_grad():
+            for block in model.llm.model.layers:
+                spread = teacher.layers[1].pooled.double().std(dim=0).square().sum().sqrt()
+                block.down.bias.add_(moved * spread / tiny.HIDDEN**0.5)
+        if kind is tiny.TinyVLA:
+            return attach(model, config(surgery), None, tmp_path)
+        return attach_strategy(strategy(model), train_config(surgery), tmp_path)
+
+    assert isinstance(start(0, 0.0), Surgery)
+    with pytest.raises(SubspaceError, match="is another model"):
+        start(0, 0.3)
+    with pytest.raises(SubspaceError, match="is another model"):
+        start(1, 0.0)
+
+
+def test_the_distance_is_what_a_loop_in_float64_comes_to(made: SurgeryConfig) -> None:
+    subspaces = Subspaces.load(made.subspace_dir)
+    generator = torch.Generator().manual_seed(3)
+    moved = {n: torch.randn(N, tiny.HIDDEN, generator=generator) for n in subspaces.layers}
+    asked: list[int] = []
+
+    def states(indices: Any) -> Any:
+        asked.extend(indices)
+        return {n: of.pooled[list(indices)] + moved[n][list(indices)] for n, of in subspaces.layers.items()}
+
+    found = distances(states, subspaces, 3)
+    assert asked == [0, 2, 4]
+    for n, of in subspaces.layers.items():
+        gaps = [math.dist(moved[n][i].tolist(), [0.0] * tiny.HIDDEN) ** 2 for i in asked]
+        mean = [sum(column) / N for column in zip(*of.pooled.tolist(), strict=True)]
+        spread = [math.dist(row, mean) ** 2 for row in of.pooled.tolist()]
+        assert found[n] == pytest.approx(math.sqrt(sum(gaps) / 3) / math.sqrt(sum(spread) / N), rel=1e-6)
+    moved = {n: torch.zeros_like(of.pooled) for n, of in subspaces.layers.items()}
+    assert distances(states, subspaces, 99) == dict.fromkeys(subspaces.layers, 0.0)
+
+
+def test_states_that_are_no_numbers_are_no_teachers(made: SurgeryConfig, tmp_path: Path) -> None:
+    vla = tiny.TinyVLA()
+    with torch.no_grad():
+        vla.language_model.model.layers[3].down.bias.fill_(float("nan"))
+    refused(vla, config(made), SubspaceError, "at layer 3 .* lie nan")
+
+
+def test_a_resumed_run_is_not_measured_against_its_teacher(made: SurgeryConfig, tmp_path: Path) -> None:
+    """Its weights have moved away; that they began there its state says."""
+    moved = tiny.TinyPrismatic(1)
+    checkpoint = tmp_path / "checkpoints" / "step-000003-epoch-00-loss=0.1000.pt"
+    first = attach_strategy(strategy(tiny.TinyPrismatic()), train_config(made), tmp_path)
+    first.save(checkpoint.parent, 3)
+    assert isinstance(attach_strategy(strategy(moved), train_config(made, checkpoint, step=3), tmp_path), Surgery)
+    with pytest.raises(SubspaceError, match=f"subspaces of tiny, and {checkpoint}"):
+        attach_strategy(strategy(moved), train_config(made, checkpoint, is_resume=False), tmp_path)
 
 
 def test_a_step_that_neither_logs_nor_measures_asks_the_device_nothing(
@@ -263,7 +335,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(made: SurgeryConfig, tmp_path: P
     # Upstream's loop counts from zero again.
     assert train(second, after, range(stop, 9), offset=stop) == losses[stop:]
     assert all(torch.equal(value, lora(whole)[name]) for name, value in lora(second).items())
-    assert lines(run_dir) == lines(whole_dir)
+    assert without_settings(lines(run_dir)) == without_settings(lines(whole_dir))
     assert {k: v for k, v in after.metrics().items() if "seconds" not in k} == {
         k: v for k, v in surgery.metrics().items() if "seconds" not in k
     }
@@ -391,22 +463,28 @@ def strategy(vlm: Any) -> Any:
 def train_config(
     surgery: SurgeryConfig, checkpoint: Path | None = None, is_resume: bool = True, step: Any = None
 ) -> Any:
-    return SimpleNamespace(surgery=surgery, pretrained_checkpoint=checkpoint, is_resume=is_resume, resume_step=step)
+    vla = SimpleNamespace(base_vlm="tiny-native")
+    return SimpleNamespace(
+        surgery=surgery, vla=vla, pretrained_checkpoint=checkpoint, is_resume=is_resume, resume_step=step
+    )
 
 
-def bridge() -> Any:
+@pytest.fixture
+def gradient_surgery() -> Iterator[Any]:
     """prismatic/gradient_surgery.py by its place, since ``prismatic`` may be a stand-in's here."""
-    spec = importlib.util.spec_from_file_location("bridge", OVERLAY / "prismatic" / "gradient_surgery.py")
+    name = "prismatic.gradient_surgery"
+    spec = importlib.util.spec_from_file_location(name, OVERLAY / "prismatic" / "gradient_surgery.py")
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    yield module
+    for loaded in [loaded for loaded in sys.modules if loaded.startswith(name)]:
+        del sys.modules[loaded]
 
 
-def test_the_path_of_train_py(made: SurgeryConfig, tmp_path: Path) -> None:
+def test_the_path_of_train_py(gradient_surgery: Any, made: SurgeryConfig, tmp_path: Path) -> None:
     """attach_strategy, and the bridge's before_step and save; the state is found beside upstream's checkpoint."""
-    gradient_surgery = bridge()
     training = strategy(tiny.TinyPrismatic())
     training.surgery = attach_strategy(training, train_config(made), tmp_path)
     metrics = SimpleNamespace(global_step=0, run_dir=tmp_path)
@@ -432,8 +510,7 @@ def test_the_path_of_train_py(made: SurgeryConfig, tmp_path: Path) -> None:
         attach_strategy(strategy(tiny.TinyPrismatic()), train_config(replace(made, resume=tmp_path)), tmp_path)
 
 
-def test_the_bridge_without_surgery_leaves_upstream_alone(tmp_path: Path) -> None:
-    gradient_surgery = bridge()
+def test_the_bridge_without_surgery_leaves_upstream_alone(gradient_surgery: Any, tmp_path: Path) -> None:
     metrics = SimpleNamespace(global_step=0, run_dir=tmp_path)
     for training in (SimpleNamespace(), SimpleNamespace(surgery=NoSurgery())):
         gradient_surgery.before_step(training, metrics)
@@ -442,17 +519,47 @@ def test_the_bridge_without_surgery_leaves_upstream_alone(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("foreign", [False, True])
-def test_the_bridge_finds_its_own_research_package(foreign: bool, tmp_path: Path) -> None:
-    """As ``python vla-scripts/finetune.py`` starts it: the checkout's root is not on the path."""
-    (tmp_path / "research").mkdir()
-    (tmp_path / "research" / "__init__.py").write_text("", encoding="utf-8")
-    bridge_file = OVERLAY / "prismatic" / "gradient_surgery.py"
-    before = "import research; " if foreign else ""
-    code = f"{before}import runpy; runpy.run_path({str(bridge_file)!r})['SurgeryConfig']().validate()"
-    environment = {"PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode != 0) is foreign
-    assert ("take the other one off the path" in done.stderr) is foreign
+OFF = """
+import sys
+from types import SimpleNamespace as S
+
+before = list(sys.path)
+from prismatic.gradient_surgery import SurgeryConfig, attach, attach_strategy
+
+cfg = S(surgery=SurgeryConfig())
+assert attach(None, cfg, None, "run").metrics() == attach_strategy(None, cfg, "run").metrics() == {}
+assert "torch" not in sys.modules
+"""
+ON = """
+from pathlib import Path
+from unittest.mock import MagicMock
+
+try:
+    attach_strategy(MagicMock(), S(surgery=SurgeryConfig(enabled=True, beta=2.0)), "run")
+except ValueError as error:
+    assert "beta must satisfy" in str(error), error
+else:
+    raise AssertionError("the method's own code was not reached")
+name = "prismatic.gradient_surgery."
+places = {Path(module.__file__) for loaded, module in sys.modules.items() if loaded.startswith(name)}
+assert len(places) > 10
+assert all(place.is_relative_to(RESEARCH) for place in places), places
+"""
+
+
+@pytest.mark.parametrize("foreign", ["none", "importable", "imported"])
+@pytest.mark.parametrize("switched", ["off", "on"])
+def test_another_package_called_research_is_never_asked_for(foreign: str, switched: str, tmp_path: Path) -> None:
+    """As ``python vla-scripts/finetune.py`` starts it: ``prismatic`` is installed, the checkout's root on no path."""
+    installed = tmp_path / "installed" / "prismatic"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").write_text("", encoding="utf-8")
+    (installed / "gradient_surgery.py").symlink_to(OVERLAY / "prismatic" / "gradient_surgery.py")
+    if foreign != "none":
+        (tmp_path / "research").mkdir()
+        (tmp_path / "research" / "__init__.py").write_text("config = surgery = None", encoding="utf-8")
+    code = "import research\n" if foreign == "imported" else ""
+    code += OFF + (f"RESEARCH = {str(OVERLAY / 'research')!r}{ON}" if switched == "on" else "")
+    code += f"assert sys.path == before\nassert ('research' in sys.modules) is {foreign == 'imported'}\n"
+    environment = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(installed.parent), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)

@@ -1,7 +1,8 @@
-"""Gradient surgery under DDP (1 and 2 ranks) and FSDP (2 ranks), on gloo, with checkpointing and accumulation."""
+"""Gradient surgery on gloo, with checkpointing and accumulation: DDP and FSDP on 1 and 2 ranks, hybrid FSDP on 4."""
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import surgery_ranks
 import torch
 from surgery_models import bases, batch, damped_model
 
@@ -20,7 +22,7 @@ LAYERS, STEPS, BETA, GAMMA = (1, 3), 3, 0.5, 0.1
 def start(size: int, folder: Path) -> list[dict[str, Any]]:
     path = os.pathsep.join([str(OVERLAY), str(HERE)])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(HERE / "surgery_ranks.py")]
+    command = [sys.executable, surgery_ranks.__file__]
     running = [
         subprocess.Popen(
             [*command, str(rank), str(size), str(folder)],
@@ -48,6 +50,21 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return start(1, tmp_path_factory.mktemp("one"))
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return start(4, tmp_path_factory.mktemp("four"))
+
+
+@pytest.fixture
+def found(request: pytest.FixtureRequest, ranks: int) -> list[dict[str, Any]]:
+    """What each of ``ranks`` ranks came to."""
+    return request.getfixturevalue({1: "one", 2: "two", 4: "four"}[ranks])
+
+
+def timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [dict(line, probe_seconds=0) for line in lines]
 
 
 def expected(ranks: int, accumulate: int = 1) -> tuple[dict[str, torch.Tensor], dict[int, list[torch.Tensor]]]:
@@ -80,69 +97,79 @@ def watched(inner: Any, kept: list[torch.Tensor]) -> Any:
     return between
 
 
-CASES = ["ddp", "ddp_checkpoint", "ddp_checkpoint_inside", "fsdp_checkpoint", "fsdp_full_checkpoint"]
+HYBRID = "fsdp_hybrid_checkpoint"
+MEASURED = ["ddp", "fsdp_grad_checkpoint", "fsdp_full_checkpoint"]
+CASES = [*MEASURED, "ddp_checkpoint", "ddp_checkpoint_inside", "ddp_accumulate"]
 
 
-@pytest.mark.parametrize("kind", [*CASES, "ddp_accumulate"])
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(("kind", "ranks"), [*((kind, ranks) for kind in CASES for ranks in (1, 2)), (HYBRID, 4)])
 def test_the_weights_are_what_one_process_without_hooks_comes_to(
-    kind: str, ranks: int, one: list[dict[str, Any]], two: list[dict[str, Any]]
+    kind: str, ranks: int, found: list[dict[str, Any]]
 ) -> None:
     accumulate = 2 if kind == "ddp_accumulate" else 1
     weights, _ = expected(ranks, accumulate)
-    for found in (one, two)[ranks - 1]:
-        assert found[kind]["fired"] == [3, 1] * STEPS * accumulate
-        assert set(found[kind]["weights"]) == set(weights)
+    for of_rank in found:
+        assert of_rank[kind]["fired"] == [3, 1] * STEPS * accumulate
+        assert set(of_rank[kind]["weights"]) == set(weights)
         for name, value in weights.items():
-            torch.testing.assert_close(found[kind]["weights"][name], value, rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(of_rank[kind]["weights"][name], value, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", [*CASES, "ddp_accumulate"])
-def test_logged_norms_are_of_the_whole_steps_gradient(kind: str, two: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize(("kind", "ranks"), [*((kind, 2) for kind in CASES), (HYBRID, 4)])
+def test_logged_norms_are_of_the_whole_steps_gradient(kind: str, ranks: int, found: list[dict[str, Any]]) -> None:
     accumulate = 2 if kind == "ddp_accumulate" else 1
-    _, gradients = expected(2, accumulate)
-    assert [line["step"] for line in two[0][kind]["lines"]] == [0, 2]
-    assert two[0][kind]["lines"] == two[1][kind]["lines"]
-    pieces = 2 * accumulate
-    for line in two[0][kind]["lines"]:
+    _, gradients = expected(ranks, accumulate)
+    assert [line["step"] for line in found[0][kind]["lines"]] == [0, 2]
+    assert all(of_rank[kind]["lines"] == found[0][kind]["lines"] for of_rank in found)
+    pieces = ranks * accumulate
+    for line in found[0][kind]["lines"]:
         for layer, (uf, _) in bases(LAYERS).items():
             of_step = torch.cat(gradients[layer][line["step"] * pieces : (line["step"] + 1) * pieces])
             assert line["norms"][layer]["g"] == pytest.approx(float(of_step.norm()), rel=1e-6)
             assert line["norms"][layer]["gf"] == pytest.approx(float((of_step @ uf.double()).norm()), rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp_checkpoint", "fsdp_full_checkpoint"])
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_measuring_changes_no_bit_of_the_training(
-    kind: str, ranks: int, one: list[dict[str, Any]], two: list[dict[str, Any]]
-) -> None:
-    for found in (one, two)[ranks - 1]:
-        (plain_losses, plain), (losses, trained) = found[f"{kind}_probe"]["plain"], found[f"{kind}_probe"]["probe"]
+@pytest.mark.parametrize(("kind", "ranks"), [*((kind, ranks) for kind in MEASURED for ranks in (1, 2)), (HYBRID, 4)])
+def test_measuring_changes_no_bit_of_the_training(kind: str, ranks: int, found: list[dict[str, Any]]) -> None:
+    for of_rank in found:
+        (plain_losses, plain), (losses, trained) = (of_rank[f"{kind}_probe"][name] for name in ("plain", "probe"))
         assert losses == plain_losses
         assert all(torch.equal(trained[name], plain[name]) for name in plain)
-        drifts = [line["mean_drift"] for line in found[f"{kind}_probe"]["lines"]]
+        drifts = [line["mean_drift"] for line in of_rank[f"{kind}_probe"]["lines"]]
         # Up to rounding: the teacher was pooled in one batch of seven, the student two by two.
         assert drifts[0] < 1e-5 < 1e-3 < drifts[1] < drifts[2]
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp_checkpoint", "fsdp_full_checkpoint"])
-def test_two_ranks_measure_what_one_would_and_steer_alike(
-    kind: str, one: list[dict[str, Any]], two: list[dict[str, Any]]
+@pytest.mark.parametrize(("kind", "ranks"), [*((kind, 2) for kind in MEASURED), (HYBRID, 4)])
+def test_ranks_measure_and_steer_as_one_process_does(
+    kind: str, ranks: int, found: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    steered = [[dict(line, probe_seconds=0) for line in found[f"{kind}_steering"]["lines"]] for found in two]
-    assert steered[0] == steered[1]
-    factors = [line["next_beta"] for line in steered[0]]
+    """One process that is given all the ranks' batches, one after another."""
+    surgery = functools.partial(surgery_ranks.measuring, surgery_ranks.LIMITS, tmp_path)
+    _, weights, alone = surgery_ranks.run("alone", range(ranks), torch.float32, surgery)
+    lines = timeless(found[0][f"{kind}_steering"]["lines"])
+    assert all(timeless(of_rank[f"{kind}_steering"]["lines"]) == lines for of_rank in found)
+    assert len(lines) == len(alone.lines) == STEPS
+    for line, expected_line in zip(lines, alone.lines, strict=True):
+        for name in ("mean_drift", "smoothed_drift", "next_beta", "next_gamma"):
+            assert line[name] == pytest.approx(expected_line[name], rel=1e-4, abs=1e-5)
+        for layer in LAYERS:
+            assert line["drift"][layer] == pytest.approx(expected_line["drift"][layer], rel=1e-4, abs=1e-5)
+            if "norms" in expected_line:
+                assert line["norms"][layer] == pytest.approx(expected_line["norms"][layer], rel=1e-4)
+    factors = [line["next_beta"] for line in lines]
     assert factors[0] == pytest.approx(0.8, abs=1e-4)
     assert factors[0] > factors[1] > factors[2] >= 0.2
-    alone = [line["mean_drift"] for line in one[0][f"{kind}_steering"]["lines"]]
-    assert steered[0][0]["mean_drift"] == pytest.approx(alone[0], abs=1e-5)
+    for of_rank in found:
+        for name, value in weights.items():
+            torch.testing.assert_close(of_rank[f"{kind}_steering"]["weights"][name], value, rtol=1e-3, atol=1e-5)
 
 
-def test_ranks_that_would_measure_different_numbers_steer_alike(two: list[dict[str, Any]]) -> None:
-    first, second = (found["disagreeing"] for found in two)
-    assert [dict(line, probe_seconds=0) for line in first["lines"]] == [
-        dict(line, probe_seconds=0) for line in second["lines"]
-    ]
-    assert first["state"] == second["state"]
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_that_would_measure_different_numbers_steer_alike(found: list[dict[str, Any]]) -> None:
+    first, *others = (of_rank["disagreeing"] for of_rank in found)
     assert first["lines"][2]["next_beta"] < 0.8
-    assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
+    for other in others:
+        assert timeless(other["lines"]) == timeless(first["lines"])
+        assert other["state"] == first["state"]
+        assert all(torch.equal(other["weights"][name], first["weights"][name]) for name in first["weights"])

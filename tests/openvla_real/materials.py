@@ -26,7 +26,7 @@ def make(folder: Path, seed: int = 7) -> None:
     if not (folder / MODEL / "preprocessor_config.json").exists():
         make_checkpoint(folder / MODEL, tokenizer, seed)
     if not (folder / BASE_VLM / "config.json").exists():
-        make_prismatic(folder, tokenizer, seed)
+        make_prismatic(folder, tokenizer, folder / MODEL)
     if not (folder / DATA / NAME).exists():
         write_episodes(folder / DATA, seed)
 

@@ -116,6 +116,15 @@ def train(checkout: Path, folder: Path, materials: Path, *options: object, ranks
     return Recorded.read(folder, ranks)
 
 
+def native_icms(checkout: Path, folder: Path, materials: Path, probe: Path, teacher: Path) -> Path:
+    """ICSM of layers 1 (shared with 0) and 2 of a native checkpoint, by the command; float32, as ``train`` trains."""
+    tables = [HERE / "tiny_tables.py", materials / "llm-tiny", "-m", "research.icms.offline_icms"]
+    asked = ["--vla_path", teacher, "--probe", probe, "--out", "subspaces", "--dtype", "float32"]
+    shape = ["--layers", "1,2", "--groups", "1:0-1", "--r", 12, "--draws", 32]
+    run(checkout, folder, *tables, *asked, *shape)
+    return folder / "subspaces"
+
+
 def probe_command(materials: Path, seed: int) -> list[object]:
     """A probe set of 24 pairs from the RLDS set, at the checkpoint's image size; `--out` is the caller's."""
     data = ["--data_root_dir", materials / "rlds", "--dataset_name", "libero_spatial_no_noops", "--image_size", 64]

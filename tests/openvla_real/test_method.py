@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import native
+import pytest
 
 PREDICT = """
 import sys
@@ -98,15 +100,73 @@ def test_two_ranks_hold_the_same_weights_and_factors(
     assert [line["step"] for line in measured] == [0, 4]
 
 
-def test_the_method_runs_in_run_vla_training_under_fsdp(
-    grafted: Path, materials: Path, probe: Path, subspaces: Path, on: list[object], tmp_path: Path
-) -> None:
-    run = native.train(grafted, tmp_path / "fsdp", materials, *on)
-    lines = lines_of(run)
+BASE_VLM = "prism-dinosiglip-224px+7b"
+
+
+@pytest.fixture(scope="module")
+def native_subspaces(grafted: Path, materials: Path, probe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the base VLM that train.py starts from."""
+    return native.native_icms(grafted, tmp_path_factory.mktemp("native"), materials, probe, materials / BASE_VLM)
+
+
+@pytest.fixture(scope="module")
+def fsdp(
+    grafted: Path,
+    materials: Path,
+    native_subspaces: Path,
+    on: list[object],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> native.Recorded:
+    """train.py on two ranks; so fast that what it comes to is another model."""
+    folder = tmp_path_factory.mktemp("fsdp") / "run"
+    changed = ["--surgery.subspace_dir", native_subspaces, "--vla.learning_rate", 0.01]
+    return native.train(grafted, folder, materials, *on, *changed)
+
+
+def test_the_method_runs_in_run_vla_training_under_fsdp(fsdp: native.Recorded) -> None:
+    lines = lines_of(fsdp)
     assert [line["step"] for line in lines if "norms" in line] == [0, 2]
     for line in lines:
         for norms in line.get("norms", {}).values():
             assert 0 < norms["g_after"] < norms["g"]
-    assert run.one("runs/*/checkpoints/step-000003-gradient_surgery.pt").stat().st_size > 0
-    upstream = [json.loads(line) for line in run.one("runs/*/prism*.jsonl").read_text().splitlines()]
+    assert next(line["mean_drift"] for line in lines if "mean_drift" in line) < 1e-5
+    assert fsdp.one("runs/*/checkpoints/step-000003-gradient_surgery.pt").stat().st_size > 0
+    upstream = [json.loads(line) for line in fsdp.one("runs/*/prism*.jsonl").read_text().splitlines()]
     assert all("surgery/beta" in line and "VLA Train/Loss" in line for line in upstream)
+
+
+def test_a_native_teacher_and_its_hugging_face_twin_have_the_same_states(
+    subspaces: Path, native_subspaces: Path
+) -> None:
+    """In float32 and in bfloat16: as far apart as rounding, and no further."""
+    import torch
+
+    meta = json.loads((native_subspaces / "meta.json").read_text())
+    assert (meta["model"]["family"], meta["model"]["num_layers"], meta["model"]["hidden_size"]) == ("prismatic", 4, 64)
+    for layer in ("1", "2"):
+        one, other = (
+            torch.load(place / layer / "C_T.pt", weights_only=True) for place in (native_subspaces, subspaces)
+        )
+        assert one["ids"] == other["ids"]
+        gap = (one["pooled"].double() - other["pooled"].double()).square().sum(1).mean().sqrt()
+        spread = (one["pooled"] - one["pooled"].mean(0)).double().square().sum(1).mean().sqrt()
+        assert 0 < gap < 0.1 * spread
+
+
+def test_a_twins_subspaces_are_taken(grafted: Path, materials: Path, on: list[object], tmp_path: Path) -> None:
+    """Of the bfloat16 checkpoint in Hugging Face's classes; what trains is native, sharded and float32."""
+    run = native.train(grafted, tmp_path / "run", materials, *on, steps=1)
+    drift = next(line["mean_drift"] for line in lines_of(run) if "mean_drift" in line)
+    assert 0 < drift < 0.1
+
+
+def test_subspaces_of_another_run_are_refused(
+    grafted: Path, materials: Path, probe: Path, fsdp: native.Recorded, on: list[object], tmp_path: Path
+) -> None:
+    other = fsdp.one("runs/*/checkpoints/step-000003-epoch-*.pt")
+    subspaces = native.native_icms(grafted, tmp_path / "icsm", materials, probe, other)
+    with pytest.raises(
+        AssertionError, match=f"holds subspaces of {other}, and .*{re.escape(BASE_VLM)}, which training"
+    ):
+        native.train(grafted, tmp_path / "run", materials, *on, "--surgery.subspace_dir", subspaces)
+    assert not [*tmp_path.glob("run/runs/*/metrics.jsonl")]

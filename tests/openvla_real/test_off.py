@@ -8,6 +8,8 @@ from pathlib import Path
 import native
 import pytest
 
+from tests.standins.clipping import reproducible_clipping
+
 
 def test_finetune_off_gives_the_same_losses_weights_and_files(
     grafted: Path, materials: Path, baseline: native.Recorded, tmp_path: Path
@@ -54,8 +56,9 @@ def test_measuring_only_gives_the_same_losses_and_weights(
 def test_train_off_gives_the_same_losses_and_weights_under_fsdp(
     grafted: Path, pristine: Path, materials: Path, tmp_path: Path
 ) -> None:
-    upstream = native.train(pristine, tmp_path / "upstream", materials)
-    off = native.train(grafted, tmp_path / "off", materials)
+    options = [part for name, value in reproducible_clipping().items() for part in (f"--{name}", value)]
+    upstream = native.train(pristine, tmp_path / "upstream", materials, *options)
+    off = native.train(grafted, tmp_path / "off", materials, *options)
     assert [len(set(weights)) for weights in upstream.weights] == [3, 3]
     assert off.losses == upstream.losses
     assert off.weights == upstream.weights

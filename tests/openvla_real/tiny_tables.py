@@ -1,6 +1,7 @@
-"""Runs a script of openvla with its tables of pretrained backbones pointing at tiny ones, for vla-scripts/train.py.
+"""Runs a script of openvla with its tables of pretrained backbones pointing at tiny ones, for native checkpoints.
 
     python runners/openvla_on_cpu.py tests/openvla_real/tiny_tables.py LLM_FOLDER SCRIPT [ARGUMENTS ...]
+    python tests/openvla_real/tiny_tables.py LLM_FOLDER -m MODULE [ARGUMENTS ...]
 
 finetune.py loads one checkpoint that says all; train.py builds a PrismaticVLM from backbones that upstream's tables
 name as a hub does.
@@ -37,10 +38,14 @@ def point_at(llm: Path) -> None:
 
 def main() -> None:
     if len(sys.argv) < 3:
-        raise SystemExit("usage: python tests/openvla_real/tiny_tables.py LLM_FOLDER SCRIPT [ARGUMENTS ...]")
+        raise SystemExit("usage: tiny_tables.py LLM_FOLDER (SCRIPT | -m MODULE) [ARGUMENTS ...]")
     llm, sys.argv = Path(sys.argv[1]), sys.argv[2:]
-    sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
     point_at(llm)
+    if sys.argv[0] == "-m":
+        del sys.argv[0]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        return
+    sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 

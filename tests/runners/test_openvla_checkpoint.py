@@ -65,9 +65,9 @@ def result(tmp_path: Path, **changes: object) -> Path:
 
 
 def test_success_is_over_the_episodes_that_ended_without_an_error(tmp_path: Path) -> None:
-    score = read_score(result(tmp_path, stood_in="3 of LIBERO's assets"))
+    score = read_score(result(tmp_path, stood_in="plain shapes for 3 of LIBERO's assets"))
     assert (score.success, score.episodes, score.errors) == (0.75, 10, 2)
-    assert score.stood_in == "3 of LIBERO's assets"
+    assert score.stood_in == "plain shapes for 3 of LIBERO's assets"
 
 
 @pytest.mark.parametrize(

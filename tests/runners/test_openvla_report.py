@@ -5,10 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import shutil
 import statistics
-import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -16,44 +13,12 @@ import pytest
 from runners import charts
 from runners.openvla_report import FRAGILE, NULL, PLASTIC, in_words, page, split_of
 from runners.openvla_scores import forgetting_of
+from tests.pages import Reader, check_drawn, check_whole, needs_chromium
 from tests.runners import sample_facts
 from tests.runners.sample_facts import BEFORE, GOAL, OBJECT, SUCCESS
 
 T = {2: 4.30265273}
 """Two-sided 95 % point of Student's t, from a printed table."""
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-VOID = {"meta", "link", "br"}
-
-
-class Reader(HTMLParser):
-    """Rows of all tables as text, elements that stay open, and what could be loaded."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.loads: list[str] = []
-        self.rows: list[list[str]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
-        self.loads += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "td" in self.open or "th" in self.open:
-            self.rows[-1][-1] += data
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +85,7 @@ def test_without_general_suites_forgetting_is_not_zero_but_not_measured() -> Non
 
 
 def test_everything_is_closed_escaped_and_nothing_is_loaded(html: str) -> None:
-    reader = Reader(html)
-    assert reader.open == []
-    assert all(load.startswith(("data:", "#")) for load in reader.loads)
-    assert all(f'id="{load[1:]}"' in html for load in reader.loads if load.startswith("#"))
-    assert not re.search(r"https?://|@import|url\(|<script", html)
+    check_whole(html)
     assert "&lt;b&gt;" in html
     assert "no &lt;memory&gt;" in html
 
@@ -155,7 +116,7 @@ def test_lines_are_drawn_where_their_values_belong() -> None:
     assert "series1" not in svg
     assert 'cx="52.0" cy="121.0"' in svg
     assert ">a 0.75<" in svg
-    assert "nothing was recorded" in charts.lines([charts.Line("b", [[]])], "t", "u")
+    assert "Nothing was recorded" in charts.lines([charts.Line("b", [[]])], "t", "u")
 
 
 def test_intervals_are_drawn_where_their_values_belong() -> None:
@@ -185,34 +146,8 @@ def test_in_words() -> None:
     assert in_words(None) == "missing"
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)")
+@needs_chromium
 @pytest.mark.parametrize("width", [400, 1200])
 def test_a_browser_draws_it_without_complaint_or_sideways_scrolling(html: str, width: int, tmp_path: Path) -> None:
-    # The probe writes the report's widths into its title, which the dumped tree shows. Headless Chromium has a smallest
-    # window, hence the frame.
-    probe = (
-        f'<!DOCTYPE html><html><body style="margin:0"><iframe id="f" src="report.html" width="{width}" height="900" '
-        'style="border:0"></iframe><script>document.getElementById("f").onload = function () {'
-        'var d = document.getElementById("f").contentDocument.documentElement;'
-        'document.title = ["widths", d.scrollWidth, d.clientWidth, d.scrollHeight].join(" "); }</script></body></html>'
-    )
     long_path = "/srv/" + "very-long-folder-name/" * 12
-    (tmp_path / "report.html").write_text(html.replace("python x.py", f"python {long_path}"), encoding="utf-8")
-    (tmp_path / "probe.html").write_text(probe, encoding="utf-8")
-    options = [
-        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-        *("--disable-background-networking", "--disable-component-update", "--allow-file-access-from-files"),
-        *("--hide-scrollbars", "--enable-logging=stderr", "--v=0", "--virtual-time-budget=3000"),
-    ]
-    run = subprocess.run(
-        [str(CHROMIUM), *options, f"--user-data-dir={tmp_path}/profile", "--dump-dom", f"file://{tmp_path}/probe.html"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert "CONSOLE" not in run.stderr
-    found = re.search(r"widths (\d+) (\d+) (\d+)", run.stdout)
-    assert found, run.stderr[-2000:]
-    scroll, client, height = map(int, found.groups())
-    assert scroll == client == width
-    assert height > 1500
+    check_drawn(html.replace("python x.py", f"python {long_path}"), width, tmp_path)

@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     monkeypatch.setenv("FAKE_NOTES", str(tmp_path / "notes"))
-    for name in ("GRAFT_WORK", "GRAFT_DATA_ROOT", "PYTHONPATH"):
+    for name in ("GRAFT_WORK", "GRAFT_DATA_ROOT", "HF_HUB_CACHE", "PYTHONPATH"):
         monkeypatch.delenv(name, raising=False)
     return make(tmp_path)
 
@@ -222,6 +222,8 @@ def test_on_the_processor_the_launcher_runs_the_script(fake: Fake, capsys: pytes
         (["--set", "lora_rank=4"], "GROUP.KEY=VALUE"),
         (["--general-suites", "libero_spatial"], "--general-suites"),
         (["--general-suites", "libero_10"], "--statistics"),
+        (["--suite", "libero_10"], "--statistics"),
+        (["--vla-path", "someone/model", "--hf-home", "/nowhere"], "download someone/model config.json"),
         (["--data-root", "/nowhere"], "--data-root"),
         (["--checkout", "/nowhere"], "apply.py openvla"),
         (["--python", "/nowhere/python"], "--python"),
@@ -229,6 +231,8 @@ def test_on_the_processor_the_launcher_runs_the_script(fake: Fake, capsys: pytes
         (["--general-command", "own=score {checkpoint} {results} {typo}"], "typo"),
         (["--vla-path", "/nowhere/model"], "--vla-path"),
         (["--probe-jsonl", "x"], "--probe-images"),
+        (["--probe-dataset", "nothing"], "--probe-dataset"),
+        (["--probe-dataset", "x", "--probe-jsonl", "x", "--probe-images", "x"], "give either"),
         (["--statistics", "/nowhere.json"], "/nowhere.json"),
     ],
 )
@@ -269,9 +273,61 @@ def test_a_general_suite_may_be_a_command_of_one_s_own(fake: Fake) -> None:
     assert ">45.0 %</td>" in report(fake)
 
 
+@pytest.mark.parametrize(("text", "word"), [(None, "FileNotFoundError"), ("{", "JSONDecodeError"), ("1", "TypeError")])
+def test_a_model_whose_configuration_cannot_be_read_is_refused(
+    fake: Fake, capsys: pytest.CaptureFixture[str], text: str | None, word: str
+) -> None:
+    config = fake.root / "model" / "config.json"
+    config.unlink() if text is None else config.write_text(text, encoding="utf-8")
+    assert main(fake.arguments("--general-suites", "")) == 2
+    said = capsys.readouterr().err
+    assert str(config) in said
+    assert word in said
+    assert not (fake.root / "work").exists()
+
+
+def test_without_an_evaluation_no_statistics_are_asked_for(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--vla-path", "someone/model", "--hf-home", str(fake.root / "hf"), "--dry-run"]
+    assert main(fake.arguments(*arguments, "--stages", "baseline")) == 0
+    assert main(fake.arguments(*arguments, "--general-suites", "")) == 0
+
+
+def test_the_probe_set_comes_from_where_it_is_said(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    def probe(*more: str) -> dict[str, str]:
+        assert main(fake.arguments(*more, "--dry-run")) == 0
+        words = commands(capsys)["probe"]
+        return dict(zip(words[3::2], words[4::2], strict=True))
+
+    other = fake.root / "data" / "bridge_orig"
+    other.mkdir()
+    (other / "episodes").write_text("what must not be forgotten", encoding="utf-8")
+    held_out = probe()
+    assert (held_out["--dataset_name"], held_out["--split"]) == ("libero_spatial_no_noops", "held_out")
+    assert probe("--set", "probe.split=train")["--split"] == "train"
+    elsewhere = probe("--probe-dataset", "bridge_orig")
+    assert (elsewhere["--dataset_name"], elsewhere["--split"]) == ("bridge_orig", "train")
+    own = probe("--probe-jsonl", str(other / "episodes"), "--probe-images", str(other))
+    assert (own["--jsonl"], own["--images"]) == (str(other / "episodes"), str(other))
+    assert not {"--dataset_name", "--data_root_dir", "--split"} & own.keys()
+
+
+def test_another_probe_set_is_a_change_and_so_is_its_content(fake: Fake) -> None:
+    other = fake.root / "data" / "bridge_orig"
+    other.mkdir()
+    (other / "episodes").write_text("a", encoding="utf-8")
+    arguments = ["--arms", "method", "--stages", "probe"]
+    assert main(fake.arguments(*arguments)) == 0
+    assert fake.take_notes() == ["probe"]
+    for content in ("a", "b"):
+        (other / "episodes").write_text(content, encoding="utf-8")
+        for expected in (["probe"], []):
+            assert main(fake.arguments(*arguments, "--probe-dataset", "bridge_orig")) == 0
+            assert fake.take_notes() == expected
+
+
 def test_a_model_on_the_hub_below_a_repository_is_refused(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--vla-path", "openvla/openvla-7b", "--work", str(fake.root / "openvla" / "runs")]
-    assert main(fake.arguments(*arguments)) == 2
+    assert main(fake.arguments(*arguments, "--general-suites", "")) == 2
     assert "--work" in capsys.readouterr().err
 
 

@@ -33,6 +33,8 @@ def test_the_environment_moves_them() -> None:
     assert places.environment()["HF_HOME"] == "/h"
     assert places.environment()["HF_ENDPOINT"] == "https://mirror"
     assert places.environment()["TORCH_HOME"] == "/c/torch"
+    assert places.hub == Path("/h/hub")
+    assert places_of(HF_HOME="/h", HF_HUB_CACHE="/hub").hub == Path("/hub")
     assert places_of(XDG_DATA_HOME="/x", XDG_CACHE_HOME="/y").work == Path("/x/graft/method")
 
 

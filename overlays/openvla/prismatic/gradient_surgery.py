@@ -1,30 +1,20 @@
-"""The bridge from upstream's scripts to the ``research`` package, which lies beside ``prismatic``.
+"""The bridge from upstream's scripts to research/, which lies beside ``prismatic``.
 
 Upstream's editable install names the packages that there were when it ran, and ``python vla-scripts/finetune.py`` puts
-vla-scripts/ on the path, so ``research`` need not be importable; ``prismatic`` always is.
+vla-scripts/ on the path, so ``research`` need not be importable, or may be somebody else's; ``prismatic`` always is. So
+research/ is imported below this module's own name: ``sys.path`` stays as it is, and no other package is asked for.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
-_ROOT = Path(__file__).resolve().parents[1]
-if str(_ROOT) not in sys.path:
-    # First, so that another package called research elsewhere does not get in between.
-    sys.path.insert(0, str(_ROOT))
+# A module that has a path is a package: its submodules are what lies there.
+__path__ = [str(Path(__file__).resolve().parents[1] / "research")]
 
-import research  # noqa: E402
-
-if Path(str(research.__file__)).resolve().parent != _ROOT / "research":
-    raise ImportError(
-        f"the package `research` was already imported from {research.__file__}; gradient surgery needs "
-        f"{_ROOT}/research: take the other one off the path"
-    )
-
-from research.config import SurgeryConfig  # noqa: E402
-from research.surgery import attach, attach_strategy  # noqa: E402
+from .gradient_surgery.config import SurgeryConfig
+from .gradient_surgery.surgery import attach, attach_strategy
 
 __all__ = ["SurgeryConfig", "attach", "attach_strategy", "before_step", "save"]
 

@@ -148,8 +148,3 @@ def hidden_of(output: Any) -> torch.Tensor:
         kind = type(output).__name__
         raise AnatomyError(f"a decoder block returned {kind}, neither a tensor nor a tuple that begins with one")
     return hidden
-
-
-def with_hidden(output: Any, hidden: torch.Tensor) -> Any:
-    """``output`` of a decoder block with ``hidden`` in place of its own: what a forward hook returns to change it."""
-    return (hidden, *output[1:]) if isinstance(output, (tuple, list)) else hidden

@@ -16,6 +16,7 @@ from .anatomy import Anatomy, anatomy
 from .checkpoint import ResumeError, load_adapter, read_state, state_name
 from .config import SurgeryConfig
 from .hooks.hsw_hook import Damping, HSWHooks
+from .icms.same_teacher import refuse_other_teacher
 from .icms.subspace import Subspaces
 from .probe.hidden_and_mask import Template, collate, pooled_states, prompt_builder_for, template_of
 from .probe.probe_set import ProbeSet
@@ -28,7 +29,9 @@ from .thermostat.thermostat import Thermostat
 def for_finetune(vla: nn.Module, cfg: Any, processor: Any, run_dir: Path) -> Surgery:
     """As ``surgery.attach``, with the method on."""
     settings: SurgeryConfig = cfg.surgery
-    surgery = _assemble(vla, settings, processor, prompt_builder_for(cfg.vla_path), run_dir)
+    settings.validate()
+    start = str(cfg.vla_path) if settings.resume is None else None
+    surgery = _assemble(vla, settings, processor, prompt_builder_for(cfg.vla_path), run_dir, start)
     if settings.resume is None:
         surgery.install()
         return surgery
@@ -48,6 +51,7 @@ def for_finetune(vla: nn.Module, cfg: Any, processor: Any, run_dir: Path) -> Sur
 
 def for_strategy(strategy: Any, cfg: Any, run_dir: Path) -> Surgery:
     """As ``surgery.attach_strategy``, with the method on."""
+    cfg.surgery.validate()
     vlm = strategy.vlm
     processor = (vlm.llm_backbone.get_tokenizer(), vlm.vision_backbone.get_image_transform())
     if cfg.surgery.resume is not None:
@@ -58,8 +62,10 @@ def for_strategy(strategy: Any, cfg: Any, run_dir: Path) -> Surgery:
         enabled = strategy.enable_mixed_precision_training
         return torch.autocast(kind, dtype=strategy.mixed_precision_dtype, enabled=enabled)
 
-    surgery = _assemble(vlm, cfg.surgery, processor, vlm.llm_backbone.prompt_builder_fn, run_dir, autocast)
-    if cfg.pretrained_checkpoint is None or not cfg.is_resume:
+    resumes = cfg.pretrained_checkpoint is not None and cfg.is_resume
+    start = None if resumes else str(cfg.pretrained_checkpoint or cfg.vla.base_vlm)
+    surgery = _assemble(vlm, cfg.surgery, processor, vlm.llm_backbone.prompt_builder_fn, run_dir, start, autocast)
+    if not resumes:
         surgery.install()
         return surgery
     try:
@@ -78,14 +84,16 @@ def _assemble(
     processor: Any,
     prompt_builder_fn: Any,
     run_dir: Path,
+    start: str | None,
     autocast: Callable[[], Any] = contextlib.nullcontext,
 ) -> Surgery:
-    settings.validate()
+    """``start``: the checkpoint that training starts from; None for a run that goes on, no longer being its teacher."""
     parts = anatomy(model)
     ranks = Ranks.of(model)
     subspaces = Subspaces.load(settings.subspace_dir)
     template = template_of(prompt_builder_fn)
-    probe = ProbeSet.load(settings.probe_dir) if settings.thermostat.enabled else None
+    start = None if settings.allow_other_teacher else start
+    probe = None if start is None and not settings.thermostat.enabled else ProbeSet.load(settings.probe_dir)
     subspaces.check(
         hidden_size=parts.hidden_size,
         num_layers=parts.num_layers,
@@ -99,12 +107,16 @@ def _assemble(
     thermostat = None
     if probe is not None:
         states = _student(model, probe, processor, template, parts, sorted(subspaces.layers))
-        teacher = {n: of.pooled for n, of in subspaces.layers.items()}
-        thermostat = Thermostat(settings.thermostat, teacher, states, ranks, settings.seed)
+        if start is not None:
+            with autocast():
+                refuse_other_teacher(states, subspaces, ranks, settings.thermostat.batch_size, start)
+        if settings.thermostat.enabled:
+            teacher = {n: of.pooled for n, of in subspaces.layers.items()}
+            thermostat = Thermostat(settings.thermostat, teacher, states, ranks, settings.seed)
     hooks = HSWHooks({n: parts.layers[n] for n in bases}, bases, damping, recorder) if bases else None
     files = json.dumps([subspaces.meta["files"], sorted(bases)], sort_keys=True)
     identity = {"subspaces": hashlib.sha256(files.encode()).hexdigest(), "settings": settings.settings()}
-    log = MetricsFile(run_dir / "metrics.jsonl", ranks.main)
+    log = MetricsFile(run_dir / "metrics.jsonl", ranks.main, settings.settings())
     return Surgery(damping, hooks, recorder, thermostat, log, ranks, run_dir, identity, settings.log_every, autocast)
 
 

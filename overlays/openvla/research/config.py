@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+# What switches, logs, resumes or refuses a run, and decides none of its numbers.
+_NO_NUMBERS = ("enabled", "log_every", "resume", "allow_other_teacher")
+
 
 def _unit(name: str, low: float, high: float) -> None:
     """Raise ``ValueError`` unless ``0 <= low <= high <= 1``: a factor above one would amplify a gradient."""
@@ -76,6 +79,7 @@ class SurgeryConfig:
     thermostat: ThermostatConfig = field(default_factory=ThermostatConfig)
     log_every: int = 10  # optimizer steps; upstream logs to wandb every 10
     seed: int = 7  # order in which the probe set is gone through
+    allow_other_teacher: bool = False  # True: take subspaces of another model than the one that training starts from
     resume: Path | None = None  # folder of a saved adapter with its gradient_surgery.pt, see research/checkpoint.py
 
     def validate(self) -> None:
@@ -89,22 +93,18 @@ class SurgeryConfig:
             raise ValueError("surgery: with neither hsw nor the thermostat there is nothing to do; set enabled=False")
 
     def settings(self) -> dict[str, Any]:
-        """What decides the numbers of a run, in plain types: everything but the switch, the log and the resume."""
+        """What decides the numbers of a run, in plain types."""
         plain = json.loads(json.dumps(asdict(self), default=str, sort_keys=True))
-        return {key: value for key, value in plain.items() if key not in ("enabled", "log_every", "resume")}
+        return {key: value for key, value in plain.items() if key not in _NO_NUMBERS}
 
     def tag(self) -> str:
         """The end of a run's name: empty when off, so that a baseline's folder is what upstream calls it.
 
-        The last eight characters are a digest of every setting, so no two different runs share a folder; a resumed
-        run has its first run's name.
+        Eight characters of a digest of every setting: no two different runs share a folder, a resumed run has its first
+        run's name, and upstream's name still fits into the 128 characters that wandb allows. The first line of the
+        run's metrics.jsonl says which settings they are.
         """
         if not self.enabled:
             return ""
         text = json.dumps(self.settings(), sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        parts = [f"+surgery-{self.subspace_dir.name}", f"beta-{self.beta}", f"gamma-{self.gamma}"]
-        if not self.hsw:
-            parts.append("no_hsw")
-        parts.append(f"every-{self.thermostat.every}" if self.thermostat.enabled else "no_thermostat")
-        return "-".join([*parts, digest])
+        return f"+surgery-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +56,12 @@ class NormRecorder:
 class MetricsFile:
     """``metrics.jsonl`` in the run's folder: one object a line, on the main rank, nothing before the first line.
 
-    A new run moves an older file aside; a resumed run drops the lines of steps that it will make again.
+    A new run moves an older file aside; a resumed run drops the lines of steps that it will make again. The first line
+    that either writes has the run's settings, of which the folder's name is a digest.
     """
 
-    def __init__(self, path: Path, main: bool) -> None:
-        self._path, self._main = path, main
+    def __init__(self, path: Path, main: bool, settings: Mapping[str, Any]) -> None:
+        self._path, self._main, self._settings = path, main, settings
         self._resumed_at: int | None = None
         self._opened = False
 
@@ -74,6 +75,7 @@ class MetricsFile:
             return
         if not self._opened:
             self._open()
+            line = {**line, "settings": self._settings}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

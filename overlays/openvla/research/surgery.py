@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +17,6 @@ if TYPE_CHECKING:
     from .ranks import Ranks
     from .recorder import MetricsFile, NormRecorder
     from .thermostat.thermostat import Thermostat
-
-
-# Relative drift before the first step; rounding in bfloat16 stays far below it.
-STRANGER = 0.5
 
 
 class NoSurgery:
@@ -104,7 +99,7 @@ class Surgery:
             line.update(beta=self.damping.beta, gamma=self.damping.gamma)
             line["norms"] = self._norms()
         if self.thermostat is not None and step % self.thermostat.config.every == 0:
-            line.update(self._measure(step))
+            line.update(self._measure())
         self.steps = step + 1
         self.recorder.active = self.steps % self.log_every == 0
         if line:
@@ -116,18 +111,12 @@ class Surgery:
             self._known.update({f"surgery/norm_{name}_layer_{layer}": value for name, value in of_layer.items()})
         return norms
 
-    def _measure(self, step: int) -> dict[str, Any]:
+    def _measure(self) -> dict[str, Any]:
         assert self.thermostat is not None
         began = time.perf_counter()
         with self.autocast():
             reading = self.thermostat.check(self.damping)
         seconds = time.perf_counter() - began
-        if step == 0 and reading.mean > STRANGER:
-            warnings.warn(
-                f"surgery: before any training the hidden states already differ from the teacher's (relative drift "
-                f"{reading.mean:.2g}); surgery.subspace_dir seems to be made from another checkpoint",
-                stacklevel=3,
-            )
         self._known.update(
             {
                 "surgery/drift": reading.mean,

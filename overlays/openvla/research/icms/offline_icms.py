@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from ..anatomy import AnatomyError, anatomy
-from ..probe.hidden_and_mask import ProbeBatch, Template, collate, prompt_builder_for, template_of
+from ..probe.hidden_and_mask import ProbeBatch, Template, collate, template_of
 from ..probe.probe_dataset import ProbeSet
 from . import icsm
 from .layers import LayerError, parse_groups, parse_layers
@@ -34,7 +34,9 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torc
 class OfflineICMSConfig:
     """What the command takes. The figures are this project's unless a source is named."""
 
-    vla_path: str = "openvla/openvla-7b"  # the teacher: what fine-tuning starts from; a folder or a name on the hub
+    # The teacher, what training starts from: finetune.py's vla_path (a folder or a name on the hub), train.py's
+    # pretrained_checkpoint (a .pt of a run) or base VLM (a folder or one of upstream's names).
+    vla_path: str = "openvla/openvla-7b"
     probe: Path = Path("artifacts/probe_openvla7b")  # a probe set, made by `python -m research.probe.probe_dataset`
     out: Path = Path("artifacts/icms_openvla7b")  # the artifact, written whole or not at all
     layers: str = "8,16,24"  # layers that get a subspace, from 0; or auto:N, the N most vulnerable ones
@@ -119,10 +121,11 @@ def offline_icms(cfg: OfflineICMSConfig) -> Path:
     check_target(cfg.out)
     began = time.perf_counter()
     probe = ProbeSet.load(cfg.probe)
-    template = template_of(prompt_builder_for(cfg.vla_path))
     device = torch.device(cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    model, processor = load_teacher(cfg.vla_path, _DTYPES[cfg.dtype], device)
-    found = icsm.make(model, ProbeBatches(probe, processor, template, model, cfg.batch_size), settings)
+    teacher = load_teacher(cfg.vla_path, _DTYPES[cfg.dtype], device)
+    template = template_of(teacher.prompt_builder_fn)
+    batches = ProbeBatches(probe, teacher.processor, template, teacher.model, cfg.batch_size)
+    found = icsm.make(teacher.model, batches, settings)
     found.meta["model"].update(path=cfg.vla_path, dtype=cfg.dtype)
     found.meta.update(
         upstream_commit=upstream_commit(),

@@ -53,7 +53,7 @@ def begin_evaluation(cfg: Any, model: Any, tasks_in_suite: int, log_file: TextIO
         "unnorm_key": getattr(cfg, "unnorm_key", None),
         "attention": getattr(getattr(model, "config", None), "_attn_implementation", None),
         "asset_standins": standins,
-        "stood_in": f"{standins} of LIBERO's assets" if standins else "",
+        "stood_in": f"plain shapes for {standins} of LIBERO's assets" if standins else "",
     }
     return Evaluation(settings, log_file), num_tasks
 

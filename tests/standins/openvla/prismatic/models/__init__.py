@@ -1,3 +1,3 @@
-from .load import load, load_vla
+from .load import available_models, load, load_vla
 
-__all__ = ["load", "load_vla"]
+__all__ = ["available_models", "load", "load_vla"]

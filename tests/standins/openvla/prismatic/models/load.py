@@ -18,6 +18,10 @@ from prismatic.models.vlms import PrismaticVLM
 from prismatic.vla.action_tokenizer import ActionTokenizer
 
 
+def available_models() -> list[str]:
+    return []  # none by name: nothing is fetched here
+
+
 def load(
     model_id_or_path: str | Path,
     hf_token: str | None = None,

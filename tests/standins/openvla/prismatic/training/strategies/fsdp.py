@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.optim import AdamW
 from transformers.optimization import get_constant_schedule, get_cosine_schedule_with_warmup
 
-from prismatic.models.vlms import PrismaticVLM
 from prismatic.overwatch import initialize_overwatch
 from prismatic.training.strategies.base_strategy import TrainingStrategy
 from prismatic.util.torch_utils import DEVICE
@@ -33,45 +31,13 @@ SHARDING = {"shard-grad-op": ShardingStrategy.SHARD_GRAD_OP, "full-shard": Shard
 class FSDPStrategy(TrainingStrategy):
     def __init__(
         self,
-        vlm: PrismaticVLM,
-        device_id: int,
-        stage: str,
-        epochs: int,
-        max_steps: int | None,
-        global_batch_size: int,
-        per_device_batch_size: int,
-        learning_rate: float,
-        weight_decay: float,
-        max_grad_norm: float,
-        lr_scheduler_type: str,
-        warmup_ratio: float,
-        enable_gradient_checkpointing: bool = True,
-        enable_mixed_precision_training: bool = True,
-        reduce_in_full_precision: bool = False,
-        mixed_precision_dtype: torch.dtype = torch.bfloat16,
-        worker_init_fn: Callable[[int], None] | None = None,
+        *args: Any,
         sharding_strategy: str = "shard-grad-op",
         state_dict_type: StateDictType = StateDictType.FULL_STATE_DICT,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            vlm=vlm,
-            device_id=device_id,
-            stage=stage,
-            epochs=epochs,
-            max_steps=max_steps,
-            global_batch_size=global_batch_size,
-            per_device_batch_size=per_device_batch_size,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            max_grad_norm=max_grad_norm,
-            lr_scheduler_type=lr_scheduler_type,
-            warmup_ratio=warmup_ratio,
-            enable_gradient_checkpointing=enable_gradient_checkpointing,
-            enable_mixed_precision_training=enable_mixed_precision_training,
-            reduce_in_full_precision=reduce_in_full_precision,
-            mixed_precision_dtype=mixed_precision_dtype,
-            worker_init_fn=worker_init_fn,
-        )
+        """``args``, ``kwargs``: as ``TrainingStrategy`` has them."""
+        super().__init__(*args, **kwargs)
         self.fsdp_sharding_strategy = SHARDING[sharding_strategy]
         self.fsdp_state_dict_type = state_dict_type
         # On a CPU, torch 2.13 frees what it "moves": reading the state then crashes the process.

@@ -43,6 +43,8 @@ LAYERS, GROUPS, DIRECTIONS, TESTED = "0,1,2,3", "3:3-4", 32, 192
 REACH = (0.5, 0.8, 0.95)
 SURGERY = {"thermostat.every": 10, "thermostat.samples": 64, "thermostat.cold_start": 2, "log_every": 20}
 
+GUARD: dict[str, object] = {"surgery.input_guard": 0.99, "learning_rate": 10 * RATE}
+
 ARMS: dict[str, tuple[str | None, dict[str, object]]] = {
     "baseline": (None, {}),
     "lower_rate": (None, {"learning_rate": RATE / 4}),
@@ -51,6 +53,10 @@ ARMS: dict[str, tuple[str | None, dict[str, object]]] = {
     "random_subspace": ("random", {}),
     "no_thermostat": ("vulnerability", {"surgery.thermostat.enabled": False}),
     "no_hsw": ("vulnerability", {"surgery.hsw": False}),
+    # Not the method: the input guard (research/hooks/input_guard.py) alone and with it, and what its rate does alone.
+    "input_guard": ("vulnerability", {"surgery.hsw": False, **GUARD}),
+    "method_and_guard": ("vulnerability", GUARD),
+    "higher_rate": (None, {"learning_rate": 10 * RATE}),
     # Not an ablation: the strongest damping there is, so that no setting of beta and gamma could do more.
     "null_space": ("vulnerability", {"surgery.thermostat.enabled": False, "surgery.beta": 0.0, "surgery.gamma": 0.0}),
 }

@@ -302,3 +302,25 @@ def test_a_run_of_train_py_is_a_teacher_and_training_goes_on_from_it(
     allowed = train(**begin, **{"surgery.allow_other_teacher": True})
     lines = [json.loads(line) for line in allowed.one("runs/*/metrics.jsonl").read_text().splitlines()]
     assert next(line["mean_drift"] for line in lines if "mean_drift" in line) > measured[0]
+
+
+def test_the_input_guard_holds_the_drift_and_the_saved_adapter(
+    finetune: Finetune, switched_on: dict[str, object]
+) -> None:
+    drifts, common = {}, {**switched_on, "surgery.hsw": False, "learning_rate": 5e-3}
+    for share in (0.0, 0.99):
+        ran = finetune(**common, **{"surgery.input_guard": share})
+        lines = [json.loads(line) for line in ran.one("runs/*/metrics.jsonl").read_text().splitlines()]
+        drifts[share] = [line["mean_drift"] for line in lines if "mean_drift" in line]
+    assert drifts[0.0][0] == drifts[0.99][0] == 0.0, "nothing has changed before the first step"
+    assert 0.0 < drifts[0.99][-1] < 0.5 * drifts[0.0][-1]
+
+
+def test_the_input_guard_is_refused_where_there_is_no_lora(
+    project: OpenVLAProject, materials: Materials, switched_on: dict[str, object], tmp_path: Path
+) -> None:
+    options = {**switched_on, "surgery.input_guard": 0.9, "use_lora": False, "max_steps": 1}
+    options |= {"vla_path": materials.checkpoint, "data_root_dir": materials.data, "dataset_name": DOWNSTREAM}
+    ran = project.run(FINETUNE, *(str(w) for k, v in options.items() for w in (f"--{k}", v)), cwd=tmp_path)
+    assert ran.codes != (0,)
+    assert "--use_lora True" in ran.outputs[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from .anatomy import Anatomy, anatomy
 from .checkpoint import ResumeError, load_adapter, read_state, state_name
 from .config import SurgeryConfig
 from .hooks.hsw_hook import Damping, HSWHooks
+from .hooks.input_guard import InputGuard
 from .icms.same_teacher import refuse_other_teacher
 from .icms.subspace import Subspaces
-from .probe.hidden_and_mask import Template, collate, pooled_states, prompt_builder_for, template_of
+from .probe.hidden_and_mask import ProbeBatch, Template, collate, pooled_states, prompt_builder_for, template_of
 from .probe.probe_set import ProbeSet
 from .ranks import Ranks
 from .recorder import MetricsFile, NormRecorder
@@ -54,6 +55,8 @@ def for_strategy(strategy: Any, cfg: Any, run_dir: Path) -> Surgery:
     cfg.surgery.validate()
     vlm = strategy.vlm
     processor = (vlm.llm_backbone.get_tokenizer(), vlm.vision_backbone.get_image_transform())
+    if cfg.surgery.input_guard:
+        raise ValueError("surgery.input_guard guards LoRA, which is finetune.py's; train.py trains without, leave it 0")
     if cfg.surgery.resume is not None:
         raise ResumeError("surgery.resume is finetune.py's; train.py resumes from pretrained_checkpoint, leave it out")
 
@@ -93,7 +96,8 @@ def _assemble(
     subspaces = Subspaces.load(settings.subspace_dir)
     template = template_of(prompt_builder_fn)
     start = None if settings.allow_other_teacher else start
-    probe = None if start is None and not settings.thermostat.enabled else ProbeSet.load(settings.probe_dir)
+    probes = start is not None or settings.thermostat.enabled or settings.input_guard > 0
+    probe = ProbeSet.load(settings.probe_dir) if probes else None
     subspaces.check(
         hidden_size=parts.hidden_size,
         num_layers=parts.num_layers,
@@ -104,7 +108,7 @@ def _assemble(
     _refuse_idle(model, parts, bases)
     damping = Damping(settings.beta, settings.gamma)
     recorder = NormRecorder(bases)
-    thermostat = None
+    thermostat, guard = None, None
     if probe is not None:
         states = _student(model, probe, processor, template, parts, sorted(subspaces.layers))
         if start is not None:
@@ -113,11 +117,16 @@ def _assemble(
         if settings.thermostat.enabled:
             teacher = {n: of.pooled for n, of in subspaces.layers.items()}
             thermostat = Thermostat(settings.thermostat, teacher, states, ranks, settings.seed)
+        if settings.input_guard:
+            batches = _batches(probe, processor, template, parts, settings.thermostat.batch_size, ranks.device)
+            sizes = (settings.input_guard, settings.guard_actions, settings.guard_rows, settings.seed)
+            guard = InputGuard.measured(model, batches, ranks, *sizes)
     hooks = HSWHooks({n: parts.layers[n] for n in bases}, bases, damping, recorder) if bases else None
     files = json.dumps([subspaces.meta["files"], sorted(bases)], sort_keys=True)
     identity = {"subspaces": hashlib.sha256(files.encode()).hexdigest(), "settings": settings.settings()}
     log = MetricsFile(run_dir / "metrics.jsonl", ranks.main, settings.settings())
-    return Surgery(damping, hooks, recorder, thermostat, log, ranks, run_dir, identity, settings.log_every, autocast)
+    every = settings.log_every
+    return Surgery(damping, hooks, recorder, thermostat, log, ranks, run_dir, identity, every, autocast, guard)
 
 
 def _student(
@@ -133,6 +142,14 @@ def _student(
         return pooled_states(model, batch, layers)
 
     return states
+
+
+def _batches(
+    probe: ProbeSet, processor: Any, template: Template, parts: Anatomy, size: int, device: torch.device
+) -> Iterator[ProbeBatch]:
+    for first in range(0, len(probe), size):
+        samples = probe.sub_batch(range(first, min(first + size, len(probe))))
+        yield collate(samples, processor, template, parts.num_patches).to(device)
 
 
 def _refuse_idle(model: nn.Module, parts: Anatomy, layers: Mapping[int, Any]) -> None:

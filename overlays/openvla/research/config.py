@@ -77,9 +77,14 @@ class SurgeryConfig:
     gamma: float = 0.1  # factor on the fragile component, likewise
     hsw: bool = True  # False: measure only, no gradient is changed (ablation)
     thermostat: ThermostatConfig = field(default_factory=ThermostatConfig)
+    # Share of the probe inputs' energy that LoRA may not touch, see research/hooks/input_guard.py; 0: off. It is ours,
+    # not the method's: 0.99 with ten times the learning rate is what bench/forgetting.py runs.
+    input_guard: float = 0.0
+    guard_actions: int = 7  # the model's own tokens behind each probe prompt; openvla's action has seven
+    guard_rows: int = 256  # inputs that a layer keeps of each probe batch, to find its directions in
     log_every: int = 10  # optimizer steps; upstream logs to wandb every 10
     seed: int = 7  # order in which the probe set is gone through
-    allow_other_teacher: bool = False  # True: take subspaces of another model than the one that training starts from
+    allow_other_teacher: bool = False  # True: start from another model than theirs, or its 4-bit copy
     resume: Path | None = None  # folder of a saved adapter with its gradient_surgery.pt, see research/checkpoint.py
 
     def validate(self) -> None:
@@ -89,8 +94,15 @@ class SurgeryConfig:
         if self.log_every < 1:
             raise ValueError(f"surgery.log_every must be at least 1, got {self.log_every}")
         self.thermostat.validate()
-        if not self.hsw and not self.thermostat.enabled:
-            raise ValueError("surgery: with neither hsw nor the thermostat there is nothing to do; set enabled=False")
+        if not 0.0 <= self.input_guard < 1.0:
+            raise ValueError(f"surgery.input_guard is a share in [0, 1), got {self.input_guard}: 1 leaves nothing")
+        for name in ("guard_actions", "guard_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"surgery.{name} must be at least 1, got {getattr(self, name)}")
+        if not self.hsw and not self.thermostat.enabled and not self.input_guard:
+            raise ValueError(
+                "surgery: with neither hsw nor the thermostat nor input_guard there is nothing to do; set enabled=False"
+            )
 
     def settings(self) -> dict[str, Any]:
         """What decides the numbers of a run, in plain types."""

@@ -63,3 +63,10 @@ class Ranks:
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.broadcast(tensor, src=dist.get_global_rank(self.group, 0), group=self.group)
         return [float(value) for value in tensor.tolist()]
+
+    def tensor_from_main(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The main rank's ``tensor``, on all ranks; of one shape and dtype everywhere."""
+        if self.group is not None:
+            tensor = tensor.clone()
+            dist.broadcast(tensor, src=dist.get_global_rank(self.group, 0), group=self.group)
+        return tensor

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .hooks.hsw_hook import Damping, HSWHooks
+    from .hooks.input_guard import InputGuard
     from .ranks import Ranks
     from .recorder import MetricsFile, NormRecorder
     from .thermostat.thermostat import Thermostat
@@ -52,6 +53,7 @@ class Surgery:
         identity: dict[str, Any],
         log_every: int,
         autocast: Callable[[], Any] = contextlib.nullcontext,
+        guard: InputGuard | None = None,
     ) -> None:
         """
         Args:
@@ -61,7 +63,7 @@ class Surgery:
         """
         self.damping, self.hooks, self.recorder, self.thermostat = damping, hooks, recorder, thermostat
         self.log, self.ranks, self.run_dir, self.identity = log, ranks, run_dir, identity
-        self.log_every, self.autocast = log_every, autocast
+        self.log_every, self.autocast, self.guard = log_every, autocast, guard
         self.offset = 0
         self.steps = 0
         self._known = {"surgery/beta": damping.beta, "surgery/gamma": damping.gamma}
@@ -71,6 +73,8 @@ class Surgery:
         """Set the hooks: the last thing that ``attach`` does, when nothing is left to be refused."""
         if self.hooks is not None:
             self.hooks.install()
+        if self.guard is not None:
+            self.guard.install()
 
     def load_state(self, state: dict[str, Any], offset: int) -> None:
         """Continue where ``save`` left off.

@@ -17,7 +17,10 @@ from ..ranks import Ranks
 from ..thermostat.thermostat import ProbeStates
 from .subspace import SubspaceError, Subspaces
 
-LIMIT = 0.25  # TODO
+# Measured on a trained llama (SmolLM2-135M, 30 layers, pick-and-place instructions), worst layer: 0.08 after rounding its
+# weights to bfloat16, 0.17 to 8 bits, 1.9 to 4 bits; 0.23 after one step of AdamW at openvla's rate of 2e-5, 1.0 after
+# five. The drift of the covariances, by contrast, is 0.06 for the first and 0.23 for the last.
+LIMIT = 0.25
 
 
 def distances(states: ProbeStates, subspaces: Subspaces, samples: int) -> dict[int, float]:

@@ -7,6 +7,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.11 python3.12 python3.13,$(
 ENGINE := .venvs/engine/bin/python
 METHOD := .venvs/LLaMA-Factory/bin/python
 OPENVLA := .venvs/openvla/bin/python
+STARVLA := .venvs/starVLA/bin/python
 CHECKOUT := upstreams/LLaMA-Factory
 # What `make demo` and `make test` fetch and graft; `make demo UPSTREAMS=` takes all of upstream.lock.
 UPSTREAMS ?= LLaMA-Factory
@@ -19,21 +20,26 @@ BUILD_OPENVLA := $(PYTHON311) envs/build.py openvla --python 3.10 --before 3.12 
     --editable upstreams/openvla -r envs/openvla/requirements.txt -r envs/openvla/requirements-libero.txt \
     --no-deps-requirements envs/openvla/requirements-nodeps.txt \
     --no-deps-requirements envs/openvla/requirements-libero-nodeps.txt
-# What runs in which environment: the grafted LLaMA-Factory's; the overlays of openvla and LIBERO on our stand-ins, in the
-# same one, since it has torch; the real openvla's. Everything else runs in the engine's.
+BUILD_STARVLA := $(PYTHON) envs/build.py starVLA --python 3.10 --cpu-shims torchvision -r envs/starVLA/requirements.txt \
+    --no-deps-requirements envs/starVLA/requirements-nodeps.txt
+# What runs in which environment: the grafted LLaMA-Factory's; the overlays of openvla, LIBERO and starVLA on our
+# stand-ins and the closed-loop world, in the same one, since it has torch and MuJoCo; the real openvla's; the real
+# starVLA's. Everything else: the engine's.
 METHOD_TESTS := tests/llamafactory tests/test_hsa_feedback_migration.py
-STANDIN_TESTS := tests/openvla tests/libero
+STANDIN_TESTS := tests/openvla tests/libero tests/starvla $(wildcard tests/runners/test_reach_world*.py)
 REAL_TESTS := tests/openvla_real
-ELSEWHERE := $(addprefix --ignore=,$(METHOD_TESTS) $(STANDIN_TESTS) $(REAL_TESTS))
+STARVLA_TESTS := tests/starvla_real tests/starvla/test_next_frame.py
+ELSEWHERE := $(addprefix --ignore=,$(METHOD_TESTS) $(STANDIN_TESTS) $(REAL_TESTS) $(STARVLA_TESTS))
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-engine test-methods test-upstreams openvla lint bench clean engine engine-dev graft
+.PHONY: help demo test test-engine test-methods test-upstreams openvla starvla lint bench clean engine engine-dev graft
 
 help:
 	@echo "make demo            build the environments, graft, train off and on, openvla's chapter: artifacts/demo/report.html"
 	@echo "make test            set up and run the tests: the engine's, then those inside the grafted LLaMA-Factory"
 	@echo "make test-upstreams  the heavy tests on real upstreams"
 	@echo "make openvla         fetch and graft openvla and LIBERO, and build the environment that runs both"
+	@echo "make starvla         fetch and graft starVLA, and build the environment that runs its trainer"
 	@echo "make lint            ruff check, ruff format --check, mypy"
 	@echo "make bench           every figure of bench/, one JSON object a line"
 	@echo "make clean           remove environments, caches and artifacts; upstreams/ stays"
@@ -67,23 +73,29 @@ test-methods:
 	@code=0; \
 	echo "==> tests: inside the grafted LLaMA-Factory"; \
 	$(METHOD) -m pytest -ra -m "not upstream_heavy" $(PYTEST_ARGS) $(METHOD_TESTS) || code=1; \
-	echo "==> tests: openvla and LIBERO, on stand-ins"; \
+	echo "==> tests: openvla, LIBERO and starVLA, on stand-ins"; \
 	$(METHOD) -m pytest -ra -m "not upstream_heavy" $(PYTEST_ARGS) $(STANDIN_TESTS) || code=1; exit $$code
 
 openvla: engine
 	@$(ENGINE) apply.py openvla LIBERO
 	@$(BUILD_OPENVLA)
 
+starvla: engine
+	@$(ENGINE) apply.py starVLA
+	@$(BUILD_STARVLA)
+
 test-upstreams: engine-dev
 	@$(ENGINE) apply.py || test $$? -eq 3
 	@$(BUILD_METHOD) -r envs/LLaMA-Factory/requirements-dev.txt
 	@$(BUILD_OPENVLA) -r envs/openvla/requirements-dev.txt || test $$? -eq 3
+	@$(BUILD_STARVLA) -r envs/starVLA/requirements-dev.txt
 	@code=0; \
 	$(ENGINE) -m pytest -ra -m "upstream or upstream_heavy" $(ELSEWHERE) $(PYTEST_ARGS) tests || test $$? -eq 5 || code=1; \
 	$(METHOD) -m pytest -ra -m "upstream or upstream_heavy" $(PYTEST_ARGS) $(METHOD_TESTS) || test $$? -eq 5 || code=1; \
 	$(METHOD) -m pytest -ra -m "upstream or upstream_heavy" $(PYTEST_ARGS) $(STANDIN_TESTS) || test $$? -eq 5 || code=1; \
 	if $(OPENVLA) -c 'import dlimp' 2>/dev/null; then $(OPENVLA) -m pytest -ra $(PYTEST_ARGS) $(REAL_TESTS) || code=1; \
-	else echo "SKIPPED $(REAL_TESTS): dlimp is missing, see above"; fi; exit $$code
+	else echo "SKIPPED $(REAL_TESTS): dlimp is missing, see above"; fi; \
+	$(STARVLA) -m pytest -ra $(PYTEST_ARGS) $(STARVLA_TESTS) || code=1; exit $$code
 
 lint: engine-dev
 	@echo "==> lint: ruff check, ruff format --check, mypy"

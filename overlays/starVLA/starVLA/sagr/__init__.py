@@ -1,0 +1,1 @@
+"""SA-GR Flow: semantic anchor, world predictor, residual guidance, replanning and feedback tokens for starVLA."""

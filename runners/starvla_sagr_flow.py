@@ -1,0 +1,98 @@
+"""SA-GR Flow on starVLA in four stages: alignment, dynamics, imitation, correction.
+
+    python runners/starvla_sagr_flow.py --config-yaml RUN.yaml --base-vlm MODEL --data-root DATA \\
+        --data-mix libero_goal_next --backend depth --steps 2000,5000,30000,10000
+
+Every stage is upstream's own starVLA/training/train_starvla.py with other arguments. It starts from the weights that
+the stage before left, and is skipped while nothing that it depends on has changed.
+Exit codes: 0 all done, 1 a stage failed, 2 bad options, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from runners.digests import Digests
+from runners.places import Refused, add_options, claim, resolve
+from runners.processes import Busy, sole
+from runners.stages import BLOCKED, FAILED, Engine, Outcome
+from runners.starvla_options import add_run_options, plan_of, with_state
+from runners.starvla_plan import Plan, all_stages, losses_of
+
+NAME = "starvla_sagr_flow"
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(prog=f"runners/{NAME}.py", description=(__doc__ or "").split("\n\n")[0])
+    add_run_options(options)
+    add_options(options, NAME)
+    return options
+
+
+def run(plan: Plan, engine: Engine, wanted: set[str]) -> list[Outcome]:
+    """Runs the stages in order, and says how the loss of each went."""
+    outcomes = []
+    told = False
+    for stage in all_stages(plan):
+        left_out = "" if stage.name in wanted else " (left out by --stages: kept where it holds)"
+        engine.say(f"==> {stage.name}{left_out}")
+        if not told:
+            for variable in stage.exported():
+                engine.say(f"    export {variable}")
+            told = True
+        outcome = engine.run(stage, wanted=stage.name in wanted)
+        outcomes.append(outcome)
+        losses = losses_of(plan, stage.name) if outcome.good else []
+        if losses:
+            engine.say(f"    loss: {losses[0]:.4g} at the first logging step, {losses[-1]:.4g} at the last")
+    return outcomes
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        plan = plan_of(options, resolve(options, NAME))
+        names = list(plan.steps)
+        wanted = set(names) if options.stages == "all" else set(options.stages.split(","))
+        if unknown := sorted(wanted - set(names)):
+            raise Refused(f"--stages: {', '.join(unknown)}; there are {', '.join(names)}")
+        if options.dry_run:
+            run(plan, Engine(Digests(), dry=True), wanted)
+            return 0
+        claim(plan.home)
+        with sole(plan.home) as lock:
+            digests = Digests(plan.home / "digests.json")
+            plan = with_state(plan, digests)
+            engine = Engine(digests, lambda text: print(text, flush=True), lock=lock)
+            outcomes = run(plan, engine, wanted)
+    except (Refused, Busy) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: stages that are done are kept, run the same command again", file=sys.stderr)
+        return 130
+    bad = [
+        outcome.stage.name
+        for outcome in outcomes
+        if outcome.state in (FAILED, BLOCKED) and outcome.stage.name in wanted
+    ]
+    if bad:
+        print(f"error: did not end well: {', '.join(bad)}", file=sys.stderr)
+        return 1
+    if outcomes[-1].good:
+        print(f"==> weights\n    {plan.final(names[-1])}")
+    return 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, interrupt)
+    sys.exit(main())

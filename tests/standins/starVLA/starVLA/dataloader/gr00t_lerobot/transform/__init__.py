@@ -1,0 +1,3 @@
+from .base import ComposedModalityTransform, ModalityTransform
+
+__all__ = ["ComposedModalityTransform", "ModalityTransform"]

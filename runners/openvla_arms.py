@@ -1,4 +1,4 @@
-"""What is compared: fine-tuning as upstream does it, the method, and the method with one part taken out."""
+"""What is compared: fine-tuning as upstream does it, the method, the method with one part taken out, another way."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ ARMS = {
         Arm("no_hsw", "no hook touches a gradient; drift is measured only", "vulnerability", {"hsw": "False"}),
         Arm("no_thermostat", "beta and gamma stay as given", "vulnerability", {"thermostat.enabled": "False"}),
         Arm("random_subspace", "a random orthonormal basis of the same sizes", "random"),
+        Arm(
+            "input_guard",
+            "not the method: LoRA is held off the probe's inputs, no gradient damped; it bears a higher rate",
+            "vulnerability",
+            {"hsw": "False", "input_guard": "0.99"},
+        ),
     )
 }
 

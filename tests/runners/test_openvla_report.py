@@ -60,7 +60,7 @@ def test_a_single_seed_says_that_it_has_no_interval(html: str) -> None:
 
 def test_missing_and_failed_are_named_and_what_stood_in_comes_first(html: str) -> None:
     assert "no_hsw, seed 1, libero_spatial" in html
-    assert "not asked for: no_icsm_rerank, no_thermostat, random_subspace (--arms)" in html
+    assert "not asked for: no_icsm_rerank, no_thermostat, random_subspace, input_guard (--arms)" in html
     assert "eval/no_hsw/seed1: failed: exit code 1" in html
     assert html.index("What stood in") < html.index("Did not end well") < html.index("Success and forgetting")
     facts = dataclasses.replace(sample_facts.make(), scores={})

@@ -98,7 +98,7 @@ def test_one_more_arm_trains_only_that(fake: Fake) -> None:
     assert main(fake.arguments()) == 0
     fake.take_notes()
     assert main(fake.arguments("--arms", "all")) == 0
-    arms = ("no_icsm_rerank", "no_hsw", "no_thermostat", "random_subspace")
+    arms = ("no_icsm_rerank", "no_hsw", "no_thermostat", "random_subspace", "input_guard")
     assert fake.take_notes() == [
         *("icsm singular_value", "icsm random"),
         *(f"finetune {arm}-seed0" for arm in arms),
@@ -170,7 +170,7 @@ def test_a_dry_run_prints_every_command_and_writes_nothing(fake: Fake, capsys: p
     found = commands(capsys)
     assert fake.take_notes() == []
     assert not (fake.root / "work").exists()
-    assert len(found) == 1 + 3 + 6 + 1 + 12
+    assert len(found) == 1 + 3 + 7 + 1 + 14
     method = found["method/seed0"]
     python, scripts = str(fake.root / "python"), fake.root / "openvla"
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nnodes", "1", "--nproc-per-node", "4"]
@@ -192,6 +192,7 @@ def test_a_dry_run_prints_every_command_and_writes_nothing(fake: Fake, capsys: p
     assert options_of(found["no_hsw/seed0"])["surgery.hsw"] == "False"
     assert options_of(found["no_thermostat/seed0"])["surgery.thermostat.enabled"] == "False"
     assert options_of(found["random_subspace/seed0"])["surgery.subspace_dir"].endswith("icsm/random/icms_random")
+    assert options_of(found["input_guard/seed0"])["surgery.input_guard"] == "0.99"
     rank_by = found["icsm/singular_value"][found["icsm/singular_value"].index("--rank_by") + 1]
     assert rank_by == "singular_value"
     assert found["probe"][1:3] == ["-m", "research.probe.probe_dataset"]

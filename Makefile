@@ -26,10 +26,12 @@ BUILD_STARVLA := $(PYTHON) envs/build.py starVLA --python 3.10 --cpu-shims torch
 # stand-ins and the closed-loop world, in the same one, since it has torch and MuJoCo; the real openvla's; the real
 # starVLA's. Everything else: the engine's.
 METHOD_TESTS := tests/llamafactory tests/test_hsa_feedback_migration.py
-STANDIN_TESTS := tests/openvla tests/libero tests/starvla $(wildcard tests/runners/test_reach_world*.py)
+STANDIN_TESTS := tests/openvla tests/libero
+# A run of their own: both folders have a conftest.py whose names their tests import.
+SAGR_TESTS := tests/starvla $(wildcard tests/runners/test_reach_world*.py)
 REAL_TESTS := tests/openvla_real
 STARVLA_TESTS := tests/starvla_real tests/starvla/test_next_frame.py
-ELSEWHERE := $(addprefix --ignore=,$(METHOD_TESTS) $(STANDIN_TESTS) $(REAL_TESTS) $(STARVLA_TESTS))
+ELSEWHERE := $(addprefix --ignore=,$(METHOD_TESTS) $(STANDIN_TESTS) $(SAGR_TESTS) $(REAL_TESTS) $(STARVLA_TESTS))
 PYTEST_ARGS ?=
 
 .PHONY: help demo test test-engine test-methods test-upstreams openvla starvla lint bench clean engine engine-dev graft
@@ -73,8 +75,10 @@ test-methods:
 	@code=0; \
 	echo "==> tests: inside the grafted LLaMA-Factory"; \
 	$(METHOD) -m pytest -ra -m "not upstream_heavy" $(PYTEST_ARGS) $(METHOD_TESTS) || code=1; \
-	echo "==> tests: openvla, LIBERO and starVLA, on stand-ins"; \
-	$(METHOD) -m pytest -ra -m "not upstream_heavy" $(PYTEST_ARGS) $(STANDIN_TESTS) || code=1; exit $$code
+	echo "==> tests: openvla and LIBERO, on stand-ins"; \
+	$(METHOD) -m pytest -ra -m "not upstream_heavy" $(PYTEST_ARGS) $(STANDIN_TESTS) || code=1; \
+	echo "==> tests: starVLA, on a stand-in, and the closed-loop world"; \
+	$(METHOD) -m pytest -ra -m "not upstream_heavy" $(PYTEST_ARGS) $(SAGR_TESTS) || code=1; exit $$code
 
 openvla: engine
 	@$(ENGINE) apply.py openvla LIBERO
@@ -93,6 +97,7 @@ test-upstreams: engine-dev
 	$(ENGINE) -m pytest -ra -m "upstream or upstream_heavy" $(ELSEWHERE) $(PYTEST_ARGS) tests || test $$? -eq 5 || code=1; \
 	$(METHOD) -m pytest -ra -m "upstream or upstream_heavy" $(PYTEST_ARGS) $(METHOD_TESTS) || test $$? -eq 5 || code=1; \
 	$(METHOD) -m pytest -ra -m "upstream or upstream_heavy" $(PYTEST_ARGS) $(STANDIN_TESTS) || test $$? -eq 5 || code=1; \
+	$(METHOD) -m pytest -ra -m "upstream or upstream_heavy" $(PYTEST_ARGS) $(SAGR_TESTS) || test $$? -eq 5 || code=1; \
 	if $(OPENVLA) -c 'import dlimp' 2>/dev/null; then $(OPENVLA) -m pytest -ra $(PYTEST_ARGS) $(REAL_TESTS) || code=1; \
 	else echo "SKIPPED $(REAL_TESTS): dlimp is missing, see above"; fi; \
 	$(STARVLA) -m pytest -ra $(PYTEST_ARGS) $(STARVLA_TESTS) || code=1; exit $$code

@@ -115,6 +115,7 @@ def kept_run(
     if keep is None:
         return seed_run(seed, arms, home)
     code = [Path(__file__), *sorted(STANDIN.rglob("*.py")), *sorted((ROOT / "overlays/openvla").rglob("*.py"))]
+    code += sorted((ROOT / "patches/openvla").glob("*.py"))
     state = hashlib.sha256(b"\0".join([",".join(arms).encode(), *(file.read_bytes() for file in code)])).hexdigest()
     file = keep / f"seed-{seed}-{state[:12]}.json"
     if not file.exists():
@@ -158,7 +159,8 @@ def summary(
             target = reach * max(success for _, _, success in own["baseline"])
             start, lost_to = own["baseline"][0][1], general_at(own["baseline"], target)
             reached = general_at(own[name], target)
-            if reached is not None and lost_to is not None:
+            # A baseline that has lost nothing there leaves nothing to keep.
+            if reached is not None and lost_to is not None and lost_to < start:
                 general.append(reached)
                 kept.append(1.0 - (start - reached) / (start - lost_to))
         result[name] = {

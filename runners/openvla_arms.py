@@ -32,7 +32,7 @@ ARMS = {
         Arm("random_subspace", "a random orthonormal basis of the same sizes", "random"),
         Arm(
             "input_guard",
-            "not the method: LoRA is held off the probe's inputs, no gradient damped; it bears a higher rate",
+            "not the method: LoRA is held off the probe's inputs, no gradient damped, at the common learning rate",
             "vulnerability",
             {"hsw": "False", "input_guard": "0.99"},
         ),

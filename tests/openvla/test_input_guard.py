@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -145,4 +146,59 @@ def test_a_share_that_is_none_is_refused(share: float) -> None:
 def test_the_guard_alone_is_something_to_do() -> None:
     alone = SurgeryConfig(enabled=True, hsw=False, thermostat=ThermostatConfig(enabled=False), input_guard=0.9)
     alone.validate()
-    assert alone.tag() != SurgeryConfig(enabled=True, hsw=False).tag()
+    assert alone.tag() != dataclasses.replace(alone, input_guard=0.8).tag()
+
+
+def test_the_tokens_behind_a_prompt_are_the_models_own() -> None:
+    model, batch = model_with_lora(), probe_batch().slice(0, 1)
+    layers = lora_layers(model)
+    name = next(iter(layers))
+    ids = batch.input_ids[:, :4]
+    for _ in range(2):
+        logits = model(ids, torch.ones_like(ids), batch.pixel_values).logits
+        ids = torch.cat([ids, logits[:, -1:].argmax(-1)], 1)
+    seen: list[torch.Tensor] = []
+    handle = layers[name].register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()[0]))
+    model(ids, torch.ones_like(ids), batch.pixel_values)
+    handle.remove()
+    found = inputs_of(model, layers, [batch], actions=3, rows=1000, seed=1)[name].double()
+    wanted = seen[0].double()
+    assert found.shape == wanted.shape
+    assert torch.allclose(found.T @ found, wanted.T @ wanted, rtol=1e-5, atol=1e-6)
+
+
+class Seeing(Answering):
+    """With pictures that a convolution cuts into patches, as openvla's vision backbones do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut = nn.Conv2d(3, 4, kernel_size=2, stride=2)
+
+    def forward(
+        self, input_ids: Any, attention_mask: Any = None, pixel_values: Any = None, use_cache: bool = False
+    ) -> SimpleNamespace:
+        patches = self.cut(pixel_values).flatten(2).transpose(1, 2)
+        return SimpleNamespace(logits=self.inner(input_ids, attention_mask, patches)["logits"])
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_a_convolution_is_held_by_what_lies_under_its_kernel(dtype: torch.dtype, bound: float) -> None:
+    torch.manual_seed(4)
+    lora = LoraConfig(r=2, target_modules=["cut", "mix"], init_lora_weights="gaussian")
+    model = get_peft_model(Seeing(), lora)
+    batch = dataclasses.replace(probe_batch().slice(0, 1), pixel_values=torch.randn(1, 3, 2, 2 * PATCHES))
+    guard = InputGuard.measured(model, [batch], Ranks(None, torch.device("cpu")), 1 - 1e-9, 2, 1000, 1)
+    factor = model.base_model.model.cut.lora_A["default"].weight
+    factor.data = factor.data.to(dtype)
+    guard.install()
+    places = torch.stack([batch.pixel_values[0, :, :, 2 * i : 2 * i + 2].flatten() for i in range(PATCHES)])
+    silent = places.double() @ factor.double().flatten(1).T
+    assert silent.abs().max() < bound * places.norm() * factor.double().norm()
+    assert (torch.randn(8, 12).double() @ factor.double().flatten(1).T).abs().max() > 0.05
+    guard.remove()
+
+
+def test_what_is_neither_linear_nor_a_convolution_is_refused_by_name() -> None:
+    table = get_peft_model(nn.Sequential(nn.Conv1d(3, 4, 2)), LoraConfig(r=2, target_modules=["0"]))
+    with pytest.raises(ValueError, match="Conv1d"):
+        lora_layers(table)

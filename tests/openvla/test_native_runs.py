@@ -304,9 +304,7 @@ def test_a_run_of_train_py_is_a_teacher_and_training_goes_on_from_it(
     assert next(line["mean_drift"] for line in lines if "mean_drift" in line) > measured[0]
 
 
-def test_the_input_guard_holds_the_drift_and_the_saved_adapter(
-    finetune: Finetune, switched_on: dict[str, object]
-) -> None:
+def test_the_input_guard_holds_the_drift(finetune: Finetune, switched_on: dict[str, object]) -> None:
     drifts, common = {}, {**switched_on, "surgery.hsw": False, "learning_rate": 5e-3}
     for share in (0.0, 0.99):
         ran = finetune(**common, **{"surgery.input_guard": share})

@@ -31,7 +31,9 @@ def for_finetune(vla: nn.Module, cfg: Any, processor: Any, run_dir: Path) -> Sur
     """As ``surgery.attach``, with the method on."""
     settings: SurgeryConfig = cfg.surgery
     settings.validate()
-    start = str(cfg.vla_path) if settings.resume is None else None
+    # With LoRA the model is its teacher still: a resumed adapter is loaded further down.
+    fresh = settings.resume is None or hasattr(getattr(vla, "module", vla), "peft_config")
+    start = str(cfg.vla_path) if fresh else None
     surgery = _assemble(vla, settings, processor, prompt_builder_for(cfg.vla_path), run_dir, start)
     if settings.resume is None:
         surgery.install()

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import unfold
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
@@ -28,12 +29,19 @@ from ..ranks import Ranks
 
 
 def lora_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The linear layers that LoRA adds to, by name. Raises ``ValueError`` if there is none."""
+    """The layers that LoRA adds to, by name. Raises ``ValueError`` if there is none, or one that is neither linear nor
+    an ungrouped convolution over pictures."""
     found = {}
     for name, module in model.named_modules():
         factors = getattr(module, "lora_A", None)
-        if isinstance(factors, nn.ModuleDict) and any(isinstance(one, nn.Linear) for one in factors.values()):
-            found[name] = module
+        if not isinstance(factors, nn.ModuleDict) or not factors:
+            continue
+        for factor in factors.values():
+            if not isinstance(factor, nn.Linear) and not (isinstance(factor, nn.Conv2d) and factor.groups == 1):
+                raise ValueError(
+                    f"surgery.input_guard cannot hold LoRA's {type(factor).__name__} in {name}; leave it 0"
+                )
+        found[name] = module
     if not found:
         raise ValueError(
             "surgery.input_guard guards LoRA's factors, and this model has none; train with --use_lora True"
@@ -56,7 +64,7 @@ def inputs_of(
 
     def taker(name: str) -> Any:
         def take(module: nn.Module, args: tuple[Any, ...]) -> None:
-            states = args[0].detach()
+            states = _under_the_kernel(module, args[0].detach())
             kept = real[-1].to(states.device)
             # Vision layers have a sequence of their own, without padding.
             flat = states[kept] if states.shape[:2] == kept.shape else states.reshape(-1, states.shape[-1])
@@ -80,6 +88,17 @@ def inputs_of(
     return {name: torch.cat(parts) for name, parts in found.items() if parts}
 
 
+def _under_the_kernel(layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """``[B, S, D_in]`` as it is; pictures ``[B, C, H, W]`` before a convolution as ``[B, places, C * kernel]``."""
+    factor = next(iter(layer.lora_A.values()))
+    if not isinstance(factor, nn.Conv2d):
+        return states
+    padding = factor.padding
+    if isinstance(padding, str):
+        raise ValueError(f"surgery.input_guard cannot hold a convolution with padding {padding!r}; leave it 0")
+    return unfold(states, factor.kernel_size, factor.dilation, padding, factor.stride).transpose(1, 2)
+
+
 def basis_of(inputs: torch.Tensor, share: float) -> torch.Tensor:
     """``[D_in, k]`` orthonormal: the fewest directions with ``share`` of ``sum ||x||^2`` of ``inputs [n, D_in]``."""
     _, sizes, directions = torch.linalg.svd(inputs.double(), full_matrices=False)
@@ -92,7 +111,8 @@ class InputGuard:
     """Holds LoRA's input factors off the probe set's inputs.
 
     Args:
-        held: each factor A ``[r, D_in]`` with its U ``[D_in, k]``, on the factor's device.
+        held: each factor A ``[r, D_in]``, or a convolution's ``[r, C, kernel...]``, and its U ``[D_in, k]``, on one
+            device.
     """
 
     def __init__(self, held: list[tuple[nn.Parameter, torch.Tensor]]) -> None:
@@ -117,16 +137,19 @@ class InputGuard:
         while isinstance(model, DistributedDataParallel):
             model = model.module
         layers = lora_layers(model)
-        inputs = inputs_of(model, layers, batches, actions, rows, seed)
+        # On the main rank alone: the others' figures would differ in the last place, and so might their number.
+        inputs = inputs_of(model, layers, batches, actions, rows, seed) if ranks.main else {}
         held = []
-        for name, states in inputs.items():
-            basis = basis_of(states, share).to(ranks.device)
-            # The ranks' pictures of one input differ in the last place, and so might the number of directions.
+        for name, layer in layers.items():
+            factors = [factor.weight for factor in layer.lora_A.values()]
+            basis = torch.zeros(factors[0][0].numel(), 0)
+            if name in inputs:
+                basis = basis_of(inputs.pop(name), share)
             width = int(ranks.from_main([float(basis.shape[1])])[0])
-            if width != basis.shape[1]:
-                basis = basis.new_zeros(basis.shape[0], width)
-            basis = ranks.tensor_from_main(basis)
-            held += [(factor.weight, basis) for factor in layers[name].lora_A.values()]
+            if not ranks.main:
+                basis = basis.new_zeros(len(basis), width)
+            basis = ranks.tensor_from_main(basis.to(ranks.device))
+            held += [(factor, basis) for factor in factors]
         return cls(held)
 
     def install(self) -> None:
@@ -155,8 +178,8 @@ class InputGuard:
     def project(self) -> None:
         """A <- A (I - U U^T), computed in U's float32."""
         for factor, basis in self._held:
-            wide = factor.to(basis.dtype)
-            factor.copy_(wide - (wide @ basis) @ basis.T)
+            wide = factor.flatten(1).to(basis.dtype)
+            factor.copy_((wide - (wide @ basis) @ basis.T).reshape(factor.shape))
 
     def widths(self) -> list[tuple[int, int]]:
         """``(k, D_in)`` of each factor."""

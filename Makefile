@@ -111,7 +111,7 @@ lint: engine-dev
 bench: graft
 	@$(BUILD_METHOD)
 	@set -o pipefail; for file in $$(grep -l '__main__' bench/*.py); do \
-	    python=$(ENGINE); ! grep -qE '^ *(import|from) (torch|transformers|llamafactory)' $$file || python=$(METHOD); \
+	    python=$(ENGINE); ! grep -qE '^ *(import|from) (torch|transformers|llamafactory|bench.forgetting_run)' $$file || python=$(METHOD); \
 	    echo "==> $$file"; $$python $$file --json | tail -n 1 || exit 1; \
 	done
 

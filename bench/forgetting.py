@@ -15,10 +15,8 @@ it loses more). An arm that never gets there is said to. The last line is one JS
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import json
-import shutil
 import statistics
 import sys
 import tempfile
@@ -28,24 +26,17 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from measure import machine  # noqa: E402
+from bench.forgetting_run import DIRECTIONS, GROUPS, LAYERS, RANK, RATE, STEPS, SURGERY, Arm, kept_run, settings_of
+from bench.measure import machine
+from runners.intervals import mean_of
 
-from runners.intervals import mean_of  # noqa: E402
-from tests.standins.openvla_project import STANDIN, OpenVLAProject  # noqa: E402
-
-STEPS, EVERY = 200, 20
-BATCH, RATE, RANK = 16, 5e-4, 32  # upstream's defaults
-DOWNSTREAM, PROBE = 512, 256
-LAYERS, GROUPS, DIRECTIONS, TESTED = "0,1,2,3", "3:3-4", 32, 192
 REACH = (0.5, 0.8, 0.95)
-SURGERY = {"thermostat.every": 10, "thermostat.samples": 64, "thermostat.cold_start": 2, "log_every": 20}
 
 GUARD: dict[str, object] = {"surgery.input_guard": 0.99, "learning_rate": 10 * RATE}
 
-ARMS: dict[str, tuple[str | None, dict[str, object]]] = {
+ARMS: dict[str, Arm] = {
     "baseline": (None, {}),
     "lower_rate": (None, {"learning_rate": RATE / 4}),
     "method": ("vulnerability", {}),
@@ -60,83 +51,6 @@ ARMS: dict[str, tuple[str | None, dict[str, object]]] = {
     # Not an ablation: the strongest damping there is, so that no setting of beta and gamma could do more.
     "null_space": ("vulnerability", {"surgery.thermostat.enabled": False, "surgery.beta": 0.0, "surgery.gamma": 0.0}),
 }
-"""Each arm: how its subspaces are ranked (None: the method is off), and the options that differ."""
-
-
-def seed_run(seed: int, arms: Sequence[str], home: Path) -> dict[str, list[tuple[int, float, float]]]:
-    """One seed: for every arm (step, general accuracy, downstream success), step 0 being the pretrained checkpoint."""
-    import torch
-
-    torch.set_num_threads(1)
-    sys.path.append(str(STANDIN))
-    from toy_world.batches import write_data
-    from toy_world.evaluate import evaluate_checkpoint
-    from toy_world.pretrain import pretrain
-    from toy_world.tasks import make_world
-
-    world = make_world(seed)
-    project = OpenVLAProject.make(home / "graft")
-    checkpoint = pretrain(home / "toy-7b", seed)
-    write_data(home / "data", "downstream", world.samples("downstream", DOWNSTREAM))
-    write_data(home / "data", "general", world.samples("general", PROBE, "probe"))
-    for ranked in {ranked for name, (ranked, _) in ARMS.items() if name in arms and ranked is not None}:
-        _subspaces(project, checkpoint, home, ranked, seed)
-
-    def score(folder: Path) -> tuple[float, float]:
-        found = evaluate_checkpoint(folder, world, TESTED)
-        return found["general_accuracy"], found["downstream_success"]
-
-    start = score(checkpoint)
-    curves = {}
-    for name in arms:
-        ranked, changes = ARMS[name]
-        options: dict[str, object] = {
-            **{"vla_path": checkpoint, "data_root_dir": home / "data", "dataset_name": "downstream"},
-            **{"batch_size": BATCH, "max_steps": STEPS, "save_steps": EVERY, "learning_rate": RATE, "lora_rank": RANK},
-            **{"save_latest_checkpoint_only": False, "image_aug": False},
-        }
-        if ranked is not None:
-            options |= {"surgery.enabled": True, "surgery.probe_dir": home / "probe"}
-            options |= {"surgery.subspace_dir": home / f"icms_{ranked}"}
-            options |= {f"surgery.{key}": value for key, value in SURGERY.items()}
-        arguments = [text for key, value in (options | changes).items() for text in (f"--{key}", str(value))]
-        place = home / name
-        project.run("vla-scripts/finetune.py", *arguments, cwd=place, seed=seed, timeout=1800).check()
-        saved = {int(folder.name.split("--")[-1].split("_")[0]): folder for folder in place.glob("runs/*_chkpt")}
-        curves[name] = [(0, *start), *((step, *score(saved[step])) for step in sorted(saved))]
-        shutil.rmtree(place)
-    return curves
-
-
-def kept_run(
-    seed: int, arms: Sequence[str], home: Path, keep: Path | None
-) -> dict[str, list[tuple[int, float, float]]]:
-    """The same, read from ``keep`` where an earlier run of these very arms, settings and code left it."""
-    if keep is None:
-        return seed_run(seed, arms, home)
-    code = [Path(__file__), *sorted(STANDIN.rglob("*.py")), *sorted((ROOT / "overlays/openvla").rglob("*.py"))]
-    code += sorted((ROOT / "patches/openvla").glob("*.py"))
-    state = hashlib.sha256(b"\0".join([",".join(arms).encode(), *(file.read_bytes() for file in code)])).hexdigest()
-    file = keep / f"seed-{seed}-{state[:12]}.json"
-    if not file.exists():
-        found = seed_run(seed, arms, home)
-        keep.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(found), encoding="utf-8")
-        part.replace(file)
-    found = json.loads(file.read_text(encoding="utf-8"))
-    return {name: [tuple(point) for point in curve] for name, curve in found.items()}
-
-
-def _subspaces(project: OpenVLAProject, checkpoint: Path, home: Path, ranked: str, seed: int) -> None:
-    if not (home / "probe").exists():
-        probe = ("--out", home / "probe", "--data_root_dir", home / "data", "--dataset_name", "general")
-        words = map(str, (*probe, "--image_size", 32, "--n", PROBE, "--seed", seed))
-        project.run("-m", "research.probe.probe_dataset", *words, cwd=home / "make-probe").check()
-    icms = ("--vla_path", checkpoint, "--probe", home / "probe", "--out", home / f"icms_{ranked}", "--layers", LAYERS)
-    more = ("--groups", GROUPS, "--r", DIRECTIONS, "--output_tokens", 7, "--rank_by", ranked, "--seed", seed)
-    words = map(str, (*icms, *more, "--dtype", "float32"))
-    project.run("-m", "research.icms.offline_icms", *words, cwd=home / f"make-{ranked}").check()
 
 
 def general_at(curve: Sequence[tuple[int, float, float]], success: float) -> float | None:
@@ -195,22 +109,38 @@ def show(curves: Sequence[Mapping[str, Sequence[tuple[int, float, float]]]]) -> 
             print(f"{name:18}{shown:18}{around:>11}{row['reached']:>9}   {end}")
 
 
+def figures_of(
+    curves: Sequence[Mapping[str, Sequence[tuple[int, float, float]]]], arms: Mapping[str, Arm]
+) -> dict[str, Any]:
+    """What is recorded of a run: the curves, what they come to, the common settings and those of each arm."""
+    common = {"steps": STEPS, "rate": RATE, "rank": RANK, "layers": LAYERS, "groups": GROUPS, "r": DIRECTIONS}
+    return {
+        "bench": "forgetting",
+        "seeds": len(curves),
+        "at": {str(reach): summary(curves, list(arms), reach) for reach in REACH},
+        "curves": curves,
+        "settings": {**common, **SURGERY},
+        "arms": {name: settings_of(arm) for name, arm in arms.items()},
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print the JSON object only")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--arms", default=",".join(ARMS), help=f"of {', '.join(ARMS)}; the baseline always runs")
     parser.add_argument("--jobs", type=int, default=2, help="seeds at a time")
-    parser.add_argument("--keep", type=Path, help="folder for each seed's result, so that a stopped run can go on")
+    parser.add_argument("--keep", type=Path, help="folder for each arm's curves, so that a stopped run can go on")
     parser.add_argument("--read", type=Path, help="a file whose line of this bench is shown again; nothing is run")
     options = parser.parse_args()
     if options.read is not None:
         lines = map(json.loads, options.read.read_text(encoding="utf-8").splitlines())
         show([line for line in lines if "curves" in line][-1]["curves"])
         return 0
-    arms = list(dict.fromkeys(["baseline", *options.arms.split(",")]))
-    if unknown := [name for name in arms if name not in ARMS]:
+    names = list(dict.fromkeys(["baseline", *options.arms.split(",")]))
+    if unknown := [name for name in names if name not in ARMS]:
         parser.error(f"no arm is called {unknown[0]}: one of {', '.join(ARMS)}")
+    arms = {name: ARMS[name] for name in names}
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(options.jobs) as pool:
         count = options.seeds
@@ -218,11 +148,7 @@ def main() -> int:
         curves = list(pool.map(kept_run, range(count), [arms] * count, homes, [options.keep] * count))
     if not options.json:
         show(curves)
-    settings = {"steps": STEPS, "rate": RATE, "rank": RANK, "layers": LAYERS, "groups": GROUPS, "r": DIRECTIONS}
-    settings |= SURGERY
-    found = {str(reach): summary(curves, arms, reach) for reach in REACH}
-    figures = {"bench": "forgetting", "seeds": options.seeds, "at": found, "curves": curves, "settings": settings}
-    print(json.dumps({**figures, "seconds": round(time.perf_counter() - began), "machine": machine()}))
+    print(json.dumps({**figures_of(curves, arms), "seconds": round(time.perf_counter() - began), "machine": machine()}))
     return 0
 
 

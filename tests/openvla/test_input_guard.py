@@ -3,73 +3,68 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from guard_models import ACTIONS, Answering, directions, model_with_lora, probe_batch, whole_inputs
 from peft import LoraConfig, get_peft_model
 from research.config import SurgeryConfig, ThermostatConfig
-from research.hooks.input_guard import InputGuard, basis_of, inputs_of, lora_layers
+from research.hooks.input_basis import Answered, basis_of, grams_of, groups_of
+from research.hooks.input_guard import InputGuard, lora_layers
 from research.probe.batch import ProbeBatch
 from research.ranks import Ranks
-from surgery_models import HIDDEN, PATCHES, VOCABULARY, TinyVLA
+from surgery_models import HIDDEN, PATCHES
 from torch import nn
 
-
-class Answering(nn.Module):
-    """TinyVLA with an output that has ``.logits``, as openvla's forward."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = TinyVLA()
-        self.vision_backbone, self.language_model = self.inner.vision_backbone, self.inner.language_model
-
-    def forward(
-        self, input_ids: Any, attention_mask: Any = None, pixel_values: Any = None, use_cache: bool = False
-    ) -> SimpleNamespace:
-        return SimpleNamespace(logits=self.inner(input_ids, attention_mask, pixel_values)["logits"])
+ALONE = Ranks(None, torch.device("cpu"))
+GRAM = 8 * HIDDEN**2
+"""Bytes of a layer's Gram matrix."""
 
 
-def model_with_lora() -> nn.Module:
-    torch.manual_seed(3)
-    return get_peft_model(Answering(), LoraConfig(r=4, target_modules=["mix", "down"], init_lora_weights="gaussian"))
+def span(basis: Any) -> np.ndarray[Any, Any]:
+    """The projection onto what ``basis`` ``[D, k]`` spans, which no order or sign of its vectors changes."""
+    wide = np.asarray(basis, dtype=np.float64)
+    return wide @ wide.T
 
 
-def probe_batch(seed: int = 0) -> ProbeBatch:
-    draw = torch.Generator().manual_seed(seed)
-    lengths = torch.tensor([4, 6, 5])
-    mask = torch.arange(6) < lengths.unsqueeze(1)
-    ids = torch.randint(1, VOCABULARY, (3, 6), generator=draw) * mask
-    pixels = torch.randn(3, PATCHES, 4, generator=draw)
-    instruction = torch.zeros(3, PATCHES + 6, dtype=torch.bool)
-    instruction[:, PATCHES + 1 : PATCHES + 3] = True
-    return ProbeBatch(ids, mask, pixels, instruction, PATCHES + lengths - 1, ["a", "b", "c"])
-
-
-def test_the_basis_is_the_fewest_directions_that_hold_the_share() -> None:
+@pytest.mark.parametrize("rows", [50, 5])
+def test_the_basis_is_the_fewest_directions_that_hold_the_share(rows: int) -> None:
     rng = np.random.default_rng(0)
-    inputs = rng.standard_normal((50, 8)) * np.array([9, 5, 3, 1, 0.5, 0.3, 0.1, 0.1])
-    values, vectors = np.linalg.eigh(inputs.T @ inputs)
-    energy = np.cumsum(values[::-1]) / values.sum()
-    for share in (0.5, 0.9, 0.99, 0.9999):
-        wanted = int(np.argmax(energy >= share)) + 1
-        basis = basis_of(torch.tensor(inputs), share).numpy()
-        assert basis.shape == (8, wanted)
-        top = vectors[:, ::-1][:, :wanted]
-        assert np.abs(basis @ basis.T - top @ top.T).max() < 1e-9
+    inputs = rng.standard_normal((rows, 8)) * np.array([9, 5, 3, 1, 0.5, 0.3, 0.1, 0.1])
+    gram = torch.tensor(inputs.T @ inputs)
+    for share in (0.5, 0.9, 0.99, 0.9999, 1 - 1e-9):
+        basis, wanted = basis_of(gram, share).numpy(), directions(inputs, share)
+        assert basis.shape == wanted.shape
+        assert np.abs(basis.T @ basis - np.eye(basis.shape[1])).max() < 1e-12
+        assert np.abs(span(basis) - span(wanted)).max() < 1e-9
 
 
-def test_inputs_are_those_of_real_tokens_with_the_models_own_answer_behind_them() -> None:
-    model, batch = model_with_lora(), probe_batch()
+def test_a_sum_over_batches_is_the_whole_inputs_with_the_models_own_answer_behind_each_prompt() -> None:
+    model, batches = model_with_lora(), [probe_batch(seed) for seed in range(4)]
     layers = lora_layers(model)
     assert len(layers) == 10
     state = torch.get_rng_state()
-    found = inputs_of(model, layers, [batch], actions=3, rows=1000, seed=1)
+    found = grams_of(model, layers, Answered(model, lambda: batches, ACTIONS), rows=1000, seed=1)
     assert torch.equal(torch.get_rng_state(), state)
-    # Patches, prompt and two of three action tokens (the third has no successor), without padding.
-    assert {len(states) for states in found.values()} == {3 * PATCHES + (4 + 6 + 5) + 3 * 2}
+    for name, inputs in whole_inputs(model, layers, batches).items():
+        # Patches, prompt and two of three action tokens (the third has no successor), without padding.
+        assert len(inputs) == 4 * (3 * PATCHES + (4 + 6 + 5) + 3 * 2)
+        assert found[name].dtype == torch.float64
+        np.testing.assert_allclose(found[name].numpy(), inputs.T @ inputs, rtol=1e-5, atol=1e-4)
+        for share in (0.5, 0.9, 0.99):
+            basis, wanted = basis_of(found[name], share), directions(inputs, share)
+            assert basis.shape == wanted.shape
+            assert np.abs(span(basis) - span(wanted)).max() < 1e-4
+
+
+def test_more_padding_changes_nothing_and_rows_are_so_many_of_a_batch() -> None:
+    model, batch = model_with_lora(), probe_batch()
+    layers = lora_layers(model)
     longer = ProbeBatch(
         torch.nn.functional.pad(batch.input_ids, (0, 5)),
         torch.nn.functional.pad(batch.attention_mask, (0, 5)),
@@ -78,17 +73,68 @@ def test_inputs_are_those_of_real_tokens_with_the_models_own_answer_behind_them(
         batch.output_position,
         batch.ids,
     )
-    again = inputs_of(model, layers, [longer], actions=3, rows=1000, seed=1)
-    for name, states in found.items():
-        here, there = states.double(), again[name].double()
-        assert torch.allclose(here.T @ here, there.T @ there, rtol=1e-5, atol=1e-5)
-    assert {len(states) for states in inputs_of(model, layers, [batch], 3, 7, 1).values()} == {7}
+    found = grams_of(model, layers, Answered(model, lambda: [batch], ACTIONS), 1000, 1)
+    again = grams_of(model, layers, Answered(model, lambda: [longer], ACTIONS), 1000, 1)
+    few = grams_of(model, layers, Answered(model, lambda: [batch, probe_batch(1)], ACTIONS), 3, 1)
+    for name, gram in found.items():
+        assert torch.allclose(gram, again[name], rtol=1e-5, atol=1e-5)
+    # Below the first layer's mixing, one token makes the same row twice.
+    assert max(int(torch.linalg.matrix_rank(gram)) for gram in few.values()) == 2 * 3
+
+
+def test_layers_are_taken_in_groups_that_fit_and_come_to_the_same() -> None:
+    model, batches, passes = model_with_lora(), [probe_batch(seed) for seed in range(3)], []
+    layers = lora_layers(model)
+    assert [len(group) for group in groups_of(layers, 4 * GRAM)] == [4, 4, 2]
+    assert [len(group) for group in groups_of(layers, GRAM - 1)] == [1] * 10
+    assert [name for group in groups_of(layers, 4 * GRAM) for name in group] == list(layers)
+
+    def made() -> Iterator[ProbeBatch]:
+        passes.append(len(passes))
+        yield from batches
+
+    counted = [0]
+    handle = model.register_forward_pre_hook(lambda *_: counted.__setitem__(0, counted[0] + 1))
+    in_groups = InputGuard.measured(model, made, ALONE, 0.9, ACTIONS, 1000, 1, room=4 * GRAM)
+    handle.remove()
+    assert len(passes) == 3
+    # Each pass one forward a batch; the two further tokens of an answer are generated in the first.
+    assert counted == [3 * len(batches) + (ACTIONS - 1) * len(batches)]
+    at_once = InputGuard.measured(model, lambda: batches, ALONE, 0.9, ACTIONS, 1000, 1)
+    assert in_groups.widths() == at_once.widths()
+    for (factor, basis), (other, wanted) in zip(in_groups._held, at_once._held, strict=True):
+        assert factor is other
+        assert np.abs(span(basis) - span(wanted)).max() < 1e-6
+
+
+@pytest.mark.parametrize("room", [10 * GRAM, 4 * GRAM])
+def test_memory_does_not_grow_with_the_probe_samples_and_stays_in_the_room(room: int) -> None:
+    model = model_with_lora()
+    held: list[list[int]] = []
+
+    def measured() -> int:
+        """Bytes of all tensors of numbers that live, but for the batch at hand."""
+        found = [part for part in gc.get_objects() if type(part) is torch.Tensor and part.is_floating_point()]
+        return sum(part.numel() * part.element_size() for part in found if part.shape != (3, PATCHES, 4))
+
+    def batches() -> Iterator[ProbeBatch]:
+        gc.collect()
+        before = measured()
+        held.append([])
+        for seed in range(12):
+            yield probe_batch(seed)
+            held[-1].append(measured() - before)
+
+    InputGuard.measured(model, batches, ALONE, 0.9, ACTIONS, 1000, 1, room=room)
+    sizes = (10,) if room == 10 * GRAM else (4, 4, 2)
+    # The first batch makes the matrices, and none after it adds a byte.
+    assert held == [[size * GRAM] * 12 for size in sizes]
 
 
 def test_after_any_step_the_branch_is_silent_on_the_probe_and_only_there() -> None:
     # One sample: its ten positions leave six of the sixteen directions free.
     model, batch = model_with_lora(), probe_batch().slice(0, 1)
-    guard = InputGuard.measured(model, [batch], Ranks(None, torch.device("cpu")), 1 - 1e-9, 2, 1000, 1)
+    guard = InputGuard.measured(model, lambda: [batch], ALONE, 1 - 1e-9, 2, 1000, 1)
     guard.install()
     factors = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(factors, lr=0.1)
@@ -149,24 +195,6 @@ def test_the_guard_alone_is_something_to_do() -> None:
     assert alone.tag() != dataclasses.replace(alone, input_guard=0.8).tag()
 
 
-def test_the_tokens_behind_a_prompt_are_the_models_own() -> None:
-    model, batch = model_with_lora(), probe_batch().slice(0, 1)
-    layers = lora_layers(model)
-    name = next(iter(layers))
-    ids = batch.input_ids[:, :4]
-    for _ in range(2):
-        logits = model(ids, torch.ones_like(ids), batch.pixel_values).logits
-        ids = torch.cat([ids, logits[:, -1:].argmax(-1)], 1)
-    seen: list[torch.Tensor] = []
-    handle = layers[name].register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()[0]))
-    model(ids, torch.ones_like(ids), batch.pixel_values)
-    handle.remove()
-    found = inputs_of(model, layers, [batch], actions=3, rows=1000, seed=1)[name].double()
-    wanted = seen[0].double()
-    assert found.shape == wanted.shape
-    assert torch.allclose(found.T @ found, wanted.T @ wanted, rtol=1e-5, atol=1e-6)
-
-
 class Seeing(Answering):
     """With pictures that a convolution cuts into patches, as openvla's vision backbones do."""
 
@@ -187,7 +215,7 @@ def test_a_convolution_is_held_by_what_lies_under_its_kernel(dtype: torch.dtype,
     lora = LoraConfig(r=2, target_modules=["cut", "mix"], init_lora_weights="gaussian")
     model = get_peft_model(Seeing(), lora)
     batch = dataclasses.replace(probe_batch().slice(0, 1), pixel_values=torch.randn(1, 3, 2, 2 * PATCHES))
-    guard = InputGuard.measured(model, [batch], Ranks(None, torch.device("cpu")), 1 - 1e-9, 2, 1000, 1)
+    guard = InputGuard.measured(model, lambda: [batch], ALONE, 1 - 1e-9, 2, 1000, 1)
     factor = model.base_model.model.cut.lora_A["default"].weight
     factor.data = factor.data.to(dtype)
     guard.install()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -120,7 +121,8 @@ def _assemble(
             teacher = {n: of.pooled for n, of in subspaces.layers.items()}
             thermostat = Thermostat(settings.thermostat, teacher, states, ranks, settings.seed)
         if settings.input_guard:
-            batches = _batches(probe, processor, template, parts, settings.thermostat.batch_size, ranks.device)
+            of_probe = (probe, processor, template, parts, settings.thermostat.batch_size, ranks.device)
+            batches = functools.partial(_batches, *of_probe)
             sizes = (settings.input_guard, settings.guard_actions, settings.guard_rows, settings.seed)
             guard = InputGuard.measured(model, batches, ranks, *sizes)
     hooks = HSWHooks({n: parts.layers[n] for n in bases}, bases, damping, recorder) if bases else None

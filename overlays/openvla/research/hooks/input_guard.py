@@ -11,21 +11,18 @@ span. HSW damps the output side of a gradient; it cannot hold this (see docs/met
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import unfold
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-from ..icms.quiet import quiet
-from ..icms.replay import forward
-from ..icms.tasks import tasks
 from ..probe.hidden_and_mask import ProbeBatch
 from ..ranks import Ranks
+from .input_basis import ROOM, Answered, basis_of, grams_of, groups_of, width_of
 
 
 def lora_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -49,64 +46,6 @@ def lora_layers(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-@torch.no_grad()
-def inputs_of(
-    model: nn.Module, layers: dict[str, nn.Module], batches: Iterable[ProbeBatch], actions: int, rows: int, seed: int
-) -> dict[str, torch.Tensor]:
-    """Inputs of ``layers`` on the probe set: for each ``[n, D_in]`` float32 on the CPU, n at most ``rows`` a batch.
-
-    ``actions``: tokens of an action; the model's own greedy ones follow each prompt. Padding is left out. The rows are
-    drawn by ``seed`` with a generator of their own, so that training's random numbers stay what they were.
-    """
-    found: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
-    draw = torch.Generator().manual_seed(seed)
-    real: list[torch.Tensor] = []  # bool [B, S] of the batch at hand
-
-    def taker(name: str) -> Any:
-        def take(module: nn.Module, args: tuple[Any, ...]) -> None:
-            states = _under_the_kernel(module, args[0].detach())
-            kept = real[-1].to(states.device)
-            # Vision layers have a sequence of their own, without padding.
-            flat = states[kept] if states.shape[:2] == kept.shape else states.reshape(-1, states.shape[-1])
-            chosen = torch.randperm(len(flat), generator=draw)[:rows]
-            found[name].append(flat[chosen.to(flat.device)].float().cpu())
-
-        return take
-
-    for task in tasks(model, batches, actions):
-        batch = task.batch
-        patches = batch.instruction_mask.shape[1] - batch.input_ids.shape[1]
-        shown = batch.attention_mask.bool()
-        real.append(torch.cat([shown.new_ones(len(shown), patches), shown], dim=1))
-        handles = [layer.register_forward_pre_hook(taker(name)) for name, layer in layers.items()]
-        try:
-            with quiet(model):
-                forward(model, batch)
-        finally:
-            for handle in handles:
-                handle.remove()
-    return {name: torch.cat(parts) for name, parts in found.items() if parts}
-
-
-def _under_the_kernel(layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
-    """``[B, S, D_in]`` as it is; pictures ``[B, C, H, W]`` before a convolution as ``[B, places, C * kernel]``."""
-    factor = next(iter(layer.lora_A.values()))
-    if not isinstance(factor, nn.Conv2d):
-        return states
-    padding = factor.padding
-    if isinstance(padding, str):
-        raise ValueError(f"surgery.input_guard cannot hold a convolution with padding {padding!r}; leave it 0")
-    return unfold(states, factor.kernel_size, factor.dilation, padding, factor.stride).transpose(1, 2)
-
-
-def basis_of(inputs: torch.Tensor, share: float) -> torch.Tensor:
-    """``[D_in, k]`` orthonormal: the fewest directions with ``share`` of ``sum ||x||^2`` of ``inputs [n, D_in]``."""
-    _, sizes, directions = torch.linalg.svd(inputs.double(), full_matrices=False)
-    energy = sizes.square().cumsum(0)
-    count = int((energy < share * energy[-1]).sum()) + 1
-    return directions[: min(count, len(sizes))].T.to(inputs.dtype).contiguous()
-
-
 class InputGuard:
     """Holds LoRA's input factors off the probe set's inputs.
 
@@ -123,33 +62,38 @@ class InputGuard:
     def measured(
         cls,
         model: nn.Module,
-        batches: Iterable[ProbeBatch],
+        batches: Callable[[], Iterable[ProbeBatch]],
         ranks: Ranks,
         share: float,
         actions: int,
         rows: int,
         seed: int,
+        room: int = ROOM,
     ) -> InputGuard:
         """From a model that still is its teacher, LoRA's other factor being zero. Equal on all ranks.
+
+        ``batches`` makes the probe set's batches anew; ``actions``: tokens of an answer; ``rows``: inputs that a layer
+        takes of a batch, drawn by ``seed``; ``room``: bytes of Gram matrices at a time (see ``input_basis.py``).
 
         Raises ``ValueError`` for a model without LoRA.
         """
         while isinstance(model, DistributedDataParallel):
             model = model.module
-        layers = lora_layers(model)
-        # On the main rank alone: the others' figures would differ in the last place, and so might their number.
-        inputs = inputs_of(model, layers, batches, actions, rows, seed) if ranks.main else {}
+        answered = Answered(model, batches, actions)
         held = []
-        for name, layer in layers.items():
-            factors = [factor.weight for factor in layer.lora_A.values()]
-            basis = torch.zeros(factors[0][0].numel(), 0)
-            if name in inputs:
-                basis = basis_of(inputs.pop(name), share)
-            width = int(ranks.from_main([float(basis.shape[1])])[0])
-            if not ranks.main:
-                basis = basis.new_zeros(len(basis), width)
-            basis = ranks.tensor_from_main(basis.to(ranks.device))
-            held += [(factor, basis) for factor in factors]
+        for group in groups_of(lora_layers(model), room):
+            # On the main rank alone: the others' figures would differ in the last place, and so might their number.
+            # The others wait for one group at a time: NCCL gives up after ten minutes.
+            grams = grams_of(model, group, answered, rows, seed) if ranks.main else {}
+            for name, layer in group.items():
+                basis = torch.zeros(width_of(layer), 0)
+                if name in grams:
+                    basis = basis_of(grams.pop(name), share).float()
+                width = int(ranks.from_main([float(basis.shape[1])])[0])
+                if not ranks.main:
+                    basis = basis.new_zeros(len(basis), width)
+                basis = ranks.tensor_from_main(basis.to(ranks.device))
+                held += [(factor.weight, basis) for factor in layer.lora_A.values()]
         return cls(held)
 
     def install(self) -> None:

@@ -8,18 +8,26 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to fine-tune. `rank_by` names the subspaces that it uses (None: no surgery), `surgery` its switches."""
+    """One way to fine-tune.
+
+    `rank_by` names the subspaces that it uses (None: no surgery), `surgery` its switches, `rate` how many times the
+    common learning rate it trains with.
+    """
 
     name: str
     says: str
     rank_by: str | None = None
     surgery: Mapping[str, str] = field(default_factory=dict)
+    rate: float = 1.0
 
     @property
     def kind(self) -> str:
         """The stage of the pipeline that trains it."""
         return "baseline" if self.rank_by is None else "method"
 
+
+GUARD_RATE = 10.0
+"""What bench/forgetting.py trains the input guard with: LoRA has fewer inputs to work with there."""
 
 ARMS = {
     arm.name: arm
@@ -32,10 +40,12 @@ ARMS = {
         Arm("random_subspace", "a random orthonormal basis of the same sizes", "random"),
         Arm(
             "input_guard",
-            "not the method: LoRA is held off the probe's inputs, no gradient damped, at the common learning rate",
+            "not the method: LoRA is held off the probe's inputs, no gradient damped, at a higher learning rate",
             "vulnerability",
             {"hsw": "False", "input_guard": "0.99"},
+            GUARD_RATE,
         ),
+        Arm("higher_rate", "the baseline at the learning rate of input_guard, to compare that with", rate=GUARD_RATE),
     )
 }
 

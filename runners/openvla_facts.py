@@ -43,6 +43,8 @@ class Facts:
     missing: Sequence[str]
     when: str
     made_with: Mapping[str, str] = field(default_factory=dict)
+    rates: Mapping[str, str] = field(default_factory=dict)
+    """By arm: the learning rate that it was trained with; the table of scores has them."""
     diff: str = ""
 
 
@@ -85,6 +87,7 @@ def gather(
     every = [*before.values(), *(one for arm in seeds.values() for of_seed in arm.values() for one in of_seed.values())]
     return Facts(
         arms=plan.arms,
+        rates={arm.name: plan.rate(arm) for arm in plan.arms},
         seeds=plan.seeds,
         suite=plan.suite,
         general=plan.general_suites,

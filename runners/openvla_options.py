@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -88,7 +89,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="GROUP.KEY=VALUE",
-        help=f"an option of a native command, as in finetune.batch_size=2; GROUP is one of {', '.join(OWNED)}",
+        help="an option of a native command, as in finetune.batch_size=2; finetune.learning_rate is that of every arm, "
+        f"times the arm's own factor; GROUP is one of {', '.join(OWNED)}",
     )
     how.add_argument("--stages", default="all", metavar="A,B", help=f"only these of {', '.join(KINDS)}")
     how.add_argument("--name", help="of this comparison, its folder below --work; default: model+data set")
@@ -109,6 +111,7 @@ def plan_of(options: argparse.Namespace, places: Places) -> Plan:
     for name in ("max_steps", "probe_n", "num_trials", "nproc"):
         if getattr(options, name) < 1:
             raise Refused(f"--{name.replace('_', '-')} has to be at least 1")
+    extra = extras(options.set)
     suite = options.suite or options.dataset_name.removesuffix("_no_noops")
     commands = general_commands(options.general_command)
     general = [*(name for name in options.general_suites.split(",") if name), *commands]
@@ -135,6 +138,7 @@ def plan_of(options: argparse.Namespace, places: Places) -> Plan:
         arms=arms,
         seeds=seeds,
         max_steps=options.max_steps,
+        learning_rate=learning_rate(extra["finetune"].pop("learning_rate", None)),
         cpu=options.cpu,
         nproc=options.nproc,
         probe_n=options.probe_n,
@@ -146,7 +150,7 @@ def plan_of(options: argparse.Namespace, places: Places) -> Plan:
         image_aug=not options.no_image_aug,
         asset_standins=options.asset_standins,
         statistics=[Path(path).expanduser().absolute() for path in options.statistics],
-        extra=extras(options.set),
+        extra=extra,
         environment=places.environment(),
     )
     check(plan, places)
@@ -168,6 +172,20 @@ def numbers(text: str, option: str) -> list[int]:
     if not all(part.isdigit() for part in parts) or len(set(parts)) < len(parts):
         raise Refused(f"{option}: {text!r} are not different whole numbers with commas between")
     return [int(part) for part in parts]
+
+
+def learning_rate(text: str | None) -> float:
+    """The learning rate that arms have a factor on; upstream's default where none is given.
+
+    Raises Refused.
+    """
+    try:
+        rate = 5e-4 if text is None else float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0.0 < rate < math.inf:
+        raise Refused(f"--set finetune.learning_rate={text}: a learning rate is a number above 0")
+    return rate
 
 
 def general_commands(pairs: list[str]) -> dict[str, str]:

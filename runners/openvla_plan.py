@@ -45,6 +45,8 @@ class Plan:
     arms: Sequence[Arm]
     seeds: Sequence[int]
     max_steps: int
+    learning_rate: float
+    """The common one, `--set finetune.learning_rate`; an arm may have a factor on it."""
     probe_dataset: str
     cpu: bool = False
     nproc: int = 1
@@ -74,6 +76,10 @@ class Plan:
     def runs(self, arm: str, seed: int) -> Path:
         """The `run_root_dir` of one training run: upstream makes one folder in it."""
         return self.home / "train" / arm / f"seed{seed}" / "runs"
+
+    def rate(self, arm: Arm) -> str:
+        """The learning rate that `arm` trains with, as the native command is given it."""
+        return f"{self.learning_rate * arm.rate:.12g}"
 
     def evaluation(self, arm: str, seed: int | None, suite: str) -> Path:
         """The folder of one evaluation; `before` is the arm of the model before fine-tuning."""

@@ -45,18 +45,19 @@ def score_table(facts: Facts) -> str:
         in_words(Mean(facts.before[suite].success, None, 1)).split(" (")[0] if suite in facts.before else "not measured"
         for suite in suites
     ]
-    rows = [["before fine-tuning", "", "", *before]]
+    rows = [["before fine-tuning", "", "", "", *before]]
     for arm in facts.arms:
         scores = facts.scores[arm.name]
         rows.append(
             [
                 f"<b>{escape(arm.name)}</b>",
+                escape(facts.rates[arm.name]) + (f" ({arm.rate:g} times)" if arm.rate != 1 else ""),
                 in_words(scores.success),
                 in_words(scores.forgetting) if facts.general else "no general suite",
                 *(in_words(scores.by_suite.get(suite)) for suite in suites),
             ]
         )
-    head = ["arm", "success", "forgetting", *(f"success on {suite}" for suite in suites)]
+    head = ["arm", "learning rate", "success", "forgetting", *(f"success on {suite}" for suite in suites)]
     return table(head, rows)
 
 

@@ -61,6 +61,7 @@ def make(seeds: list[int] = SEEDS) -> Facts:
         scores[arm] = scores_of(of_arm, before, SUITE, GENERAL)
     return Facts(
         arms=[ARMS[name] for name in SUCCESS],
+        rates=dict.fromkeys(SUCCESS, "0.0005"),
         seeds=seeds,
         suite=SUITE,
         general=GENERAL,

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from runners import charts
+from runners.openvla_arms import ARMS
 from runners.openvla_report import FRAGILE, NULL, PLASTIC, in_words, page, split_of
-from runners.openvla_scores import forgetting_of
+from runners.openvla_scores import ArmScores, forgetting_of
 from tests.pages import Reader, check_drawn, check_whole, needs_chromium
 from tests.runners import sample_facts
 from tests.runners.sample_facts import BEFORE, GOAL, OBJECT, SUCCESS
 
+NO_SCORES = ArmScores(None, None, {})
 T = {2: 4.30265273}
 """Two-sided 95 % point of Student's t, from a printed table."""
 
@@ -27,7 +29,7 @@ def html() -> str:
 
 
 def row(html: str, name: str) -> list[str]:
-    return next(row for row in Reader(html).rows if row[0] == name and len(row) == 6)
+    return next(row for row in Reader(html).rows if row[0] == name and len(row) == 7)
 
 
 def interval(values: list[float]) -> str:
@@ -41,18 +43,19 @@ def test_success_and_forgetting_are_means_with_t_intervals(html: str, arm: str) 
         ((BEFORE["libero_object"] - one) + (BEFORE["libero_goal"] - other)) / 2
         for one, other in zip(OBJECT[arm], GOAL[arm], strict=True)
     ]
-    _, success, forgetting, again, objects, goal = row(html, arm)
+    _, rate, success, forgetting, again, objects, goal = row(html, arm)
+    assert rate == "0.0005"
     assert success == again == interval(SUCCESS[arm])
     assert forgetting == interval(lost)
     assert (objects, goal) == (interval(OBJECT[arm]), interval(GOAL[arm]))
 
 
 def test_before_fine_tuning_is_a_row_of_its_own(html: str) -> None:
-    assert row(html, "before fine-tuning")[3:] == ["not measured", "80.0 %", "70.0 %"]
+    assert row(html, "before fine-tuning")[1:] == ["", "", "", "not measured", "80.0 %", "70.0 %"]
 
 
 def test_a_single_seed_says_that_it_has_no_interval(html: str) -> None:
-    assert row(html, "no_hsw")[1] == "70.0 % (one seed: no interval)"
+    assert row(html, "no_hsw")[2] == "70.0 % (one seed: no interval)"
     alone = page(sample_facts.make([0]))
     assert "±" not in alone
     assert alone.count("one seed: no interval") == 3 * 5
@@ -60,14 +63,22 @@ def test_a_single_seed_says_that_it_has_no_interval(html: str) -> None:
 
 def test_missing_and_failed_are_named_and_what_stood_in_comes_first(html: str) -> None:
     assert "no_hsw, seed 1, libero_spatial" in html
-    assert "not asked for: no_icsm_rerank, no_thermostat, random_subspace, input_guard (--arms)" in html
+    assert "not asked for: no_icsm_rerank, no_thermostat, random_subspace, input_guard, higher_rate (--arms)" in html
     assert "eval/no_hsw/seed1: failed: exit code 1" in html
     assert html.index("What stood in") < html.index("Did not end well") < html.index("Success and forgetting")
     facts = dataclasses.replace(sample_facts.make(), scores={})
     with pytest.raises(KeyError):
         page(facts)
     empty = sample_facts.make([])
-    assert row(page(empty), "method")[1:3] == ["missing", "missing"]
+    assert row(page(empty), "method")[2:4] == ["missing", "missing"]
+
+
+def test_an_arm_with_a_rate_of_its_own_shows_it() -> None:
+    facts = sample_facts.make()
+    arms, rates = [*facts.arms, ARMS["higher_rate"]], {**facts.rates, "higher_rate": "0.005"}
+    html = page(dataclasses.replace(facts, arms=arms, rates=rates, scores={**facts.scores, "higher_rate": NO_SCORES}))
+    assert row(html, "higher_rate")[1:3] == ["0.005 (10 times)", "missing"]
+    assert row(html, "method")[1] == "0.0005"
 
 
 def test_forgetting_needs_every_suite_before_and_after() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from runners.openvla_arms import ARMS
 from runners.openvla_gradient_surgery import main
 from tests.runners.fake_openvla import Fake, make
 
@@ -98,12 +100,39 @@ def test_one_more_arm_trains_only_that(fake: Fake) -> None:
     assert main(fake.arguments()) == 0
     fake.take_notes()
     assert main(fake.arguments("--arms", "all")) == 0
-    arms = ("no_icsm_rerank", "no_hsw", "no_thermostat", "random_subspace", "input_guard")
+    arms = ("higher_rate", "no_icsm_rerank", "no_hsw", "no_thermostat", "random_subspace", "input_guard")
     assert fake.take_notes() == [
         *("icsm singular_value", "icsm random"),
         *(f"finetune {arm}-seed0" for arm in arms),
         *(f"eval {arm}-seed0 {suite}" for arm in arms for suite in ("libero_spatial", "libero_object")),
     ]
+
+
+def test_an_arms_factor_on_the_learning_rate_is_its_alone(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rates() -> dict[str, str]:
+        """By arm: what its stage's record says, the rate and the command."""
+        found = {}
+        for arm in ("baseline", "input_guard", "higher_rate"):
+            record = json.loads((fake.work / "train" / arm / "seed0" / "stage.json").read_text(encoding="utf-8"))
+            found[arm] = record["parts"]["option learning rate"]
+            assert f"--learning_rate {found[arm]} " in record["command"]
+        return found
+
+    arguments = ["--arms", "baseline,input_guard,higher_rate"]
+    assert main(fake.arguments(*arguments)) == 0
+    trained = [f"finetune {arm}-seed0" for arm in ("baseline", "higher_rate", "input_guard")]
+    assert [note for note in fake.take_notes() if note.startswith("finetune")] == trained
+    assert rates() == {"baseline": "0.0005", "input_guard": "0.005", "higher_rate": "0.005"}
+    assert report(fake).count("<td>0.005 (10 times)</td>") == 2
+    monkeypatch.setitem(ARMS, "input_guard", dataclasses.replace(ARMS["input_guard"], rate=4.0))
+    assert main(fake.arguments(*arguments)) == 0
+    # The same checkpoint came out, so what was evaluated holds.
+    assert fake.take_notes() == ["finetune input_guard-seed0"]
+    assert rates() == {"baseline": "0.0005", "input_guard": "0.002", "higher_rate": "0.005"}
+    assert "<td>0.002 (4 times)</td>" in report(fake)
+    assert main(fake.arguments(*arguments, "--set", "finetune.learning_rate=2e-5")) == 0
+    assert fake.take_notes() == trained
+    assert rates() == {"baseline": "2e-05", "input_guard": "8e-05", "higher_rate": "0.0002"}
 
 
 def test_a_failure_stops_what_needs_it_and_the_rest_goes_on(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,7 +199,7 @@ def test_a_dry_run_prints_every_command_and_writes_nothing(fake: Fake, capsys: p
     found = commands(capsys)
     assert fake.take_notes() == []
     assert not (fake.root / "work").exists()
-    assert len(found) == 1 + 3 + 7 + 1 + 14
+    assert len(found) == 1 + 3 + 8 + 1 + 16
     method = found["method/seed0"]
     python, scripts = str(fake.root / "python"), fake.root / "openvla"
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nnodes", "1", "--nproc-per-node", "4"]
@@ -193,6 +222,13 @@ def test_a_dry_run_prints_every_command_and_writes_nothing(fake: Fake, capsys: p
     assert options_of(found["no_thermostat/seed0"])["surgery.thermostat.enabled"] == "False"
     assert options_of(found["random_subspace/seed0"])["surgery.subspace_dir"].endswith("icsm/random/icms_random")
     assert options_of(found["input_guard/seed0"])["surgery.input_guard"] == "0.99"
+    higher = options_of(found["higher_rate/seed0"])
+    assert {key: value for key, value in higher.items() if value != off[key]}.keys() == {
+        *("run_root_dir", "adapter_tmp_dir", "run_id_note", "learning_rate")
+    }
+    rates = {arm: options_of(found[f"{arm}/seed0"])["learning_rate"] for arm in ARMS}
+    assert {arm for arm, rate in rates.items() if rate == "0.005"} == {"input_guard", "higher_rate"}
+    assert set(rates.values()) == {"0.0005", "0.005"}
     rank_by = found["icsm/singular_value"][found["icsm/singular_value"].index("--rank_by") + 1]
     assert rank_by == "singular_value"
     assert found["probe"][1:3] == ["-m", "research.probe.probe_dataset"]
@@ -220,6 +256,8 @@ def test_on_the_processor_the_launcher_runs_the_script(fake: Fake, capsys: pytes
         (["--stages", "train"], "--stages"),
         (["--max-steps", "0"], "--max-steps"),
         (["--set", "finetune.max_steps=4"], "--max-steps"),
+        (["--set", "finetune.learning_rate=0"], "finetune.learning_rate=0"),
+        (["--set", "finetune.learning_rate=fast"], "finetune.learning_rate=fast"),
         (["--set", "lora_rank=4"], "GROUP.KEY=VALUE"),
         (["--general-suites", "libero_spatial"], "--general-suites"),
         (["--general-suites", "libero_10"], "--statistics"),

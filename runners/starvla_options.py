@@ -34,6 +34,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--backend", choices=("depth", "mapanything"), default="depth", help="where geometry comes from")
     what.add_argument("--feedback", action="store_true", help="train causal feedback tokens in the last two stages")
     what.add_argument(
+        "--grounding", action="store_true", help="the data has observation.named_mask: teach the anchor where to look"
+    )
+    what.add_argument(
         "--execute-steps",
         type=int,
         default=4,
@@ -107,6 +110,7 @@ def plan_of(options: argparse.Namespace, places: Places) -> Plan:
         backend=options.backend,
         seed=options.seed,
         feedback=options.feedback,
+        grounding=options.grounding,
         execute_steps=options.execute_steps,
         checkpoint=_there(options.checkpoint, "--checkpoint", "train it first") if options.checkpoint else None,
         data_sets=data_sets,

@@ -60,6 +60,7 @@ class Plan:
     backend: str = "depth"
     seed: int = 42
     feedback: bool = False
+    grounding: bool = False
     execute_steps: int = 4
     checkpoint: Path | None = None
     """Weights to begin with, in the first stage."""
@@ -115,7 +116,9 @@ def all_stages(plan: Plan) -> list[Stage]:
     known = recipes(plan.checkout)
     previous = plan.checkpoint
     for recipe in known.STAGES:
-        overrides = known.overrides(recipe, str(previous) if previous else None, feedback=plan.feedback)
+        overrides = known.overrides(
+            recipe, str(previous) if previous else None, feedback=plan.feedback, grounding=plan.grounding
+        )
         made.append(_stage(plan, recipe, overrides, previous, made[-1].name if made else None))
         previous = plan.final(recipe.name)
     return made

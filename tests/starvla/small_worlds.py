@@ -15,6 +15,7 @@ B, NS, D, H, A, DS = 3, 4, 6, 5, 2, 3
 @dataclass(frozen=True)
 class Guidance:
     eta: float = 0.2
+    step: str = "fixed"
     schedule: str = "constant"
     max_norm: float = 1e9
 
@@ -26,6 +27,7 @@ class Weights:
     w_geo: float = 0.0
     w_reg: float = 0.0
     w_align: float = 0.0
+    w_ground: float = 0.0
 
 
 def make_predictor(dtype: torch.dtype = torch.float64, state_dim: int | None = DS, seed: int = 0) -> WorldPredictor:

@@ -156,14 +156,62 @@ def test_schedules_by_hand(schedule: str, values: list[float]) -> None:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_configuration_as_it_is_read(schedule: str) -> None:
-    config = GuidanceConfig(schedule=schedule)
+    config = GuidanceConfig(schedule=schedule, max_norm=1e9)
     reference, actions, velocity = reference_of()
     b = ResidualGuidance(make_predictor(), config).drift(actions, velocity, 0.25, reference).b
-    free = ResidualGuidance(make_predictor(), Guidance(eta=1.0)).drift(actions, velocity, 0.25, reference).b
+    searched = Guidance(eta=1.0, step="line_search", max_norm=config.max_norm)
+    free = ResidualGuidance(make_predictor(), searched).drift(actions, velocity, 0.25, reference).b
     torch.testing.assert_close(b, eta_at(config, 0.25) * free)
 
 
+@pytest.mark.parametrize("t", [0.0, 0.25, 0.75])
+def test_the_line_search_ends_where_the_energy_is_least_along_the_drift(t: float) -> None:
+    """Where S_hat is linear: against a fine search in float64, written apart from the package."""
+    predictor, valid = Reaching(0.5), torch.tensor([[True, True, True, False, False]]).expand(B, H)
+    start, target = (torch.randn(B, 2, A, generator=torch.Generator().manual_seed(s)).double() for s in (1, 2))
+    reference = Reference(start, None, target, valid)
+    _, actions, velocity = reference_of()
+    drift = ResidualGuidance(predictor, Guidance(eta=1.0, step="line_search")).drift(actions, velocity, t, reference)
+    clean = actions + (1 - t) * velocity
+
+    def energy(scale: torch.Tensor) -> torch.Tensor:
+        there = start - 0.5 * ((clean + scale[:, None, None] * (1 - t) * drift.b) * valid[..., None]).sum(
+            1, keepdim=True
+        )
+        return ((target - there) ** 2).mean(dim=(1, 2))
+
+    scales = torch.linspace(0.0, 2.0, 2001).double()
+    best = torch.stack([energy(scale.expand(B)) for scale in scales]).argmin(0)
+    torch.testing.assert_close(scales[best], torch.ones(B).double(), atol=1e-3, rtol=0)
+    assert (energy(torch.ones(B).double()) < drift.energy).all()
+
+
+def test_the_line_search_does_not_depend_on_the_scale_of_the_tokens() -> None:
+    """Tokens ten times as large make the energy's gradient a hundred times as large, and the drift no larger."""
+    _, actions, velocity = reference_of()
+    start, target = (torch.randn(B, 2, A, generator=torch.Generator().manual_seed(s)).double() for s in (1, 2))
+    valid = torch.ones(B, H, dtype=torch.bool)
+    drifts = [
+        ResidualGuidance(Reaching(0.5 * scale), Guidance(eta=1.0, step="line_search"))
+        .drift(actions, velocity, 0.5, Reference(scale * start, None, scale * target, valid))
+        .b
+        for scale in (1.0, 10.0)
+    ]
+    torch.testing.assert_close(drifts[0], drifts[1])
+
+
+def test_without_an_error_the_line_search_does_nothing() -> None:
+    _, actions, velocity = reference_of()
+    valid = torch.ones(B, H, dtype=torch.bool)
+    start = torch.zeros(B, 2, A).double()
+    target = Reaching(0.5)(start, None, actions + 0.5 * velocity, valid)
+    guidance = ResidualGuidance(Reaching(0.5), Guidance(eta=1.0, step="line_search"))
+    assert (guidance.drift(actions, velocity, 0.5, Reference(start, None, target, valid)).b == 0).all()
+
+
 def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"step is 'newton'; choose one of fixed, line_search"):
+        ResidualGuidance(make_predictor(), Guidance(step="newton"))
     with pytest.raises(ValueError, match=r"schedule is 'quadratic'; choose one of constant, linear, cosine"):
         ResidualGuidance(make_predictor(), Guidance(schedule="quadratic"))
     with pytest.raises(ValueError, match=r"max_norm is -1.0"):

@@ -33,6 +33,21 @@ def test_expected_and_residual_after_n_actions(executed: int) -> None:
     assert torch.equal(residual.start, given["tokens"])
 
 
+def test_an_advanced_plan_starts_from_the_newest_observation() -> None:
+    given, now, later, predictor = inputs(), inputs(seed=5), inputs(seed=6), make_predictor()
+    plan = plan_of(given)
+    advanced = plan.advanced(now["tokens"], now["state"], 2)
+    assert advanced.step == plan.step + 2
+    residual = advanced.compare(predictor, later["tokens"], 1)
+    alone = predictor(now["tokens"], now["state"], shifted(given["actions"], 2), first(1))
+    torch.testing.assert_close(residual.difference, later["tokens"] - alone)
+    torch.testing.assert_close(residual.change, alone - now["tokens"])
+    twice = plan.advanced(now["tokens"], now["state"], 1).advanced(later["tokens"], later["state"], 1)
+    assert torch.equal(twice.actions, advanced.actions)
+    with pytest.raises(ValueError, match=rf"executed is {H}; it must be a number from 1 to {H - 1}"):
+        plan.advanced(now["tokens"], now["state"], H)
+
+
 def test_the_reference_is_what_the_rest_of_the_plan_leads_to() -> None:
     given, now, predictor = inputs(), inputs(seed=5), make_predictor()
     reference = plan_of(given).reference(predictor, now["tokens"], now["state"], 2)

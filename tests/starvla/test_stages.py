@@ -163,7 +163,8 @@ def test_every_weight_is_said() -> None:
     for stage in STAGES:
         said = dict(each.removeprefix("--").split("=") for each in overrides(stage, "a.pt"))
         losses = {key.rpartition(".")[2]: float(value) for key, value in said.items() if ".losses." in key}
-        assert losses == {name: stage.weights.get(name, 0.0) for name in ("w_fm", "w_dyn", "w_geo", "w_reg", "w_align")}
+        names = ("w_fm", "w_dyn", "w_geo", "w_reg", "w_align", "w_ground")
+        assert losses == {name: stage.weights.get(name, 0.0) for name in names}
         assert said["trainer.freeze_modules"].split(",") == list(stage.freeze)
 
 
@@ -186,3 +187,9 @@ def test_what_was_frozen_and_moved_is_found(tmp_path: Path, capsys: pytest.Captu
     assert "vlm.b: it was frozen" in capsys.readouterr().out
     assert main([str(tmp_path / "before"), str(tmp_path / "before"), "vlm,head"]) == 0
     assert main([]) == 2
+
+
+def test_grounding_is_weighed_where_the_data_has_masks() -> None:
+    said = [dict(each.removeprefix("--").split("=") for each in overrides(s, "a.pt", grounding=True)) for s in STAGES]
+    weights = [float(each["framework.sagr.losses.w_ground"]) for each in said]
+    assert weights == [1.0, 0.0, 0.1, 0.1]

@@ -56,7 +56,8 @@ class GuidanceConfig:
     """The drift that is added in each Euler step of a chunk that has a plan before it."""
 
     enabled: bool = False
-    eta: float = _within(0.2, 0.0)
+    eta: float = _within(1.0, 0.0)
+    step: str = _choice("line_search", "fixed")  # line_search: eta 1 goes to the energy's minimum along the drift
     schedule: str = _choice("constant", "linear", "cosine")
     max_norm: float = _within(1.0, 0.0)  # cap on ||b|| / ||v||
     reference: str = _choice("plan", "observed")  # observed: an ablation, see plan.py
@@ -71,6 +72,7 @@ class LossConfig:
     w_geo: float = _within(0.1, 0.0)
     w_reg: float = _within(1e-3, 0.0)
     w_align: float = _within(0.0, 0.0)
+    w_ground: float = _within(0.0, 0.0)  # needs the examples' named_mask
 
     @property
     def flow(self) -> bool:
@@ -89,7 +91,7 @@ class ReplanConfig:
 
     tau: float = _within(2.5, 0.0)
     max_restarts: int = _within(2, 0)
-    floor: float = _within(1e-3, 0.0, 1.0)
+    floor: float = _within(0.1, 1e-6, 1.0)
 
 
 @dataclass(frozen=True)

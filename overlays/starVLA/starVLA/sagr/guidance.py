@@ -5,6 +5,14 @@
     b  = -eta(t) dE/da_t                    added to the velocity of the Euler step
 
 v is held, so da1/da_t is the identity and the gradient goes through the world predictor only.
+
+How large dE/da is depends on how the task tokens came out, and with it how far a fixed eta goes. With
+``step: line_search`` b is eta(t) times what brings the clean chunk to the minimum of E along the drift,
+
+    b = -eta(t) h <r, d> / <d, d> dE/da_t / (1 - t),   r = S_ref - S_hat(a1),   d = S_hat(a1 - h dE/da_t) - S_hat(a1)
+
+that is exact where S_hat is linear between a1 and the trial point (Cauchy's step, Nocedal and Wright 2006, 4.1, by one
+trial instead of a second derivative); 0 where the trial leads away from S_ref.
 """
 
 from __future__ import annotations
@@ -19,6 +27,9 @@ from .energy import guidance_energy
 from .predictor import WorldPredictor
 
 SCHEDULES = ("constant", "linear", "cosine")
+STEPS = ("fixed", "line_search")
+TRIAL = 0.1
+"""How far the line search's trial goes, as a share of the clean chunk's norm."""
 
 
 class GuidanceSettings(Protocol):
@@ -26,6 +37,8 @@ class GuidanceSettings(Protocol):
 
     @property
     def eta(self) -> float: ...
+    @property
+    def step(self) -> str: ...
     @property
     def schedule(self) -> str: ...
     @property
@@ -94,6 +107,8 @@ class ResidualGuidance:
 
     def __init__(self, predictor: WorldPredictor, config: GuidanceSettings) -> None:
         eta_at(config, 0.0)
+        if config.step not in STEPS:
+            raise ValueError(f"sagr.guidance.step is {config.step!r}; choose one of {', '.join(STEPS)}")
         for name in ("eta", "max_norm"):
             value = getattr(config, name)
             if not (math.isfinite(value) and value >= 0.0):
@@ -126,6 +141,22 @@ class ResidualGuidance:
             expected = self.predictor(start.tokens, start.state, clean, start.valid)
             energy = guidance_energy(expected, start.target)
             (gradient,) = torch.autograd.grad(energy.sum(), clean)
+            if self.config.step == "line_search":
+                gradient = self._to_the_minimum(clean.detach(), gradient, expected.detach(), start) / max(1.0 - t, 1e-6)
         b = capped(-eta * gradient, held, self.config.max_norm)
         energy = energy.detach()
         return Drift(b, energy, (energy * expected[0].numel()).sqrt())
+
+    @torch.no_grad()
+    def _to_the_minimum(
+        self, clean: torch.Tensor, gradient: torch.Tensor, expected: torch.Tensor, reference: Reference
+    ) -> torch.Tensor:
+        """``gradient [B,H,A]`` so scaled that ``clean`` minus it is where E is least along it, row by row."""
+        tiny = torch.finfo(clean.dtype).tiny
+        norms = [torch.linalg.vector_norm(part, dim=(1, 2), keepdim=True) for part in (clean, gradient)]
+        # A chunk of zeros still needs a trial: one action's unit.
+        trial = gradient * (TRIAL * torch.where(norms[0] > 0, norms[0], 1.0) / norms[1].clamp_min(tiny))
+        there = self.predictor(reference.tokens, reference.state, clean - trial, reference.valid)
+        moved, wanted = (there - expected).flatten(1), (reference.target.to(expected) - expected).flatten(1)
+        length = (wanted * moved).sum(1) / moved.square().sum(1).clamp_min(tiny)
+        return trial * length.clamp_min(0.0)[:, None, None]

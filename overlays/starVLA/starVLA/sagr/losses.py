@@ -1,13 +1,15 @@
-"""The loss: L = w_fm L_CFM + w_dyn L_dyn + w_geo L_geo + w_reg integral ||b||^2 dt (+ w_align InfoNCE).
+"""The loss: L = w_fm L_CFM + w_dyn L_dyn + w_geo L_geo + w_reg integral ||b||^2 dt (+ w_align InfoNCE + w_ground L_gr).
 
     L_dyn  mean (P(S_t, state, a) - S_tk)^2        a: the demonstrated actions          trains the predictor
     L_geo  r' W r / 2, r = S_tk - P(S_t, state, a1)  a1: the flow's clean estimate       trains the action flow
     reg    ||b||^2, b = -eta(t) dE/da1               E against S_tk, as guidance has it  trains the action flow
+    L_gr   see grounding.py                                                              trains the anchor
 
 S_t and S_tk are held in all three: tokens that may move to where they are predicted best end as constants. The
 predictor is held in the last two: one that ignores the actions would have no drift at all. So L_dyn reaches the
 predictor alone, the other two the flow (and, through the velocity, what it attends to, the anchor among it).
-t comes from the head, so reg is the integral under its distribution of t, not under a uniform one; the cap is left out.
+t comes from the head, so reg is the integral under its distribution of t, not under a uniform one; the cap is left out,
+and so is the line search: b is eta(t) times the gradient as it is.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ class LossWeights(Protocol):
     def w_reg(self) -> float: ...
     @property
     def w_align(self) -> float: ...
+    @property
+    def w_ground(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ class SagrLosses:
     def __init__(
         self, weights: LossWeights, guidance: GuidanceSettings, slot_weight: torch.Tensor | None = None
     ) -> None:
-        for name in ("w_fm", "w_dyn", "w_geo", "w_reg", "w_align"):
+        for name in ("w_fm", "w_dyn", "w_geo", "w_reg", "w_align", "w_ground"):
             if not 0.0 <= getattr(weights, name) < float("inf"):
                 raise ValueError(f"sagr.losses.{name} is {getattr(weights, name)}; it must be a finite number >= 0")
         eta_at(guidance, 0.0)
@@ -128,6 +132,7 @@ class SagrLosses:
         flow_loss: torch.Tensor | None = None,
         flow: FlowPass | None = None,
         align: torch.Tensor | None = None,
+        ground: torch.Tensor | None = None,
     ) -> Losses:
         """The weighted total and its parts.
 
@@ -137,10 +142,11 @@ class SagrLosses:
             flow_loss: L_CFM, scalar, as the head returned it.
             flow: what watched that pass; its estimate has B rows or a multiple (starVLA repeats the batch).
             align: InfoNCE, scalar, where the stage has it.
+            ground: ``grounding.grounding_loss``, scalar, where the data has masks.
 
         Raises ValueError where a weight above 0 lacks its input, or rows do not fit.
         """
-        self._check(transition, flow_loss, flow, align)
+        self._check(transition, flow_loss, flow, align, ground)
         parts: dict[str, torch.Tensor] = {}
         monitors: dict[str, torch.Tensor] = {}
         if flow_loss is not None and self.weights.w_fm > 0:
@@ -153,6 +159,8 @@ class SagrLosses:
                 parts.update(self._flow_terms(predictor, held, flow, monitors))
         if align is not None and self.weights.w_align > 0:
             parts["align"] = align
+        if ground is not None and self.weights.w_ground > 0:
+            parts["ground"] = ground
         if not parts:
             raise ValueError("sagr.losses: every weight is 0, nothing would be trained; set one of them")
         terms = [getattr(self.weights, f"w_{name}") * part for name, part in parts.items()]
@@ -164,6 +172,7 @@ class SagrLosses:
         flow_loss: torch.Tensor | None,
         flow: FlowPass | None,
         align: torch.Tensor | None,
+        ground: torch.Tensor | None,
     ) -> None:
         weights = self.weights
         if transition is None and (weights.w_dyn > 0 or weights.w_geo > 0 or weights.w_reg > 0):
@@ -180,6 +189,8 @@ class SagrLosses:
             )
         if weights.w_align > 0 and align is None:
             raise ValueError(f"sagr.losses.w_align is {weights.w_align}, but no InfoNCE was given; set it to 0")
+        if weights.w_ground > 0 and ground is None:
+            raise ValueError(f"sagr.losses.w_ground is {weights.w_ground}, but no grounding was given; set it to 0")
 
     def _dynamics(
         self, predictor: WorldPredictor, given: Transition, monitors: dict[str, torch.Tensor]

@@ -71,6 +71,18 @@ class Plan:
         start = self.tokens.to(expected.dtype)
         return Residual(observed.to(expected.dtype) - expected, expected - start, start)
 
+    def advanced(self, observed: torch.Tensor, state: torch.Tensor | None, executed: int) -> Plan:
+        """The rest of this plan as seen from t+n: ``observed [B,Ns,D]`` and ``state`` are of o_{t+n}, n = ``executed``.
+
+        For RRR at every control step. Against the plan as it was sampled, what is expected grows with every action,
+        and a target that jumps late is no surprise beside it; from one observation to the next it is.
+        Raises ValueError for n outside 1..H-1, and tokens of another shape.
+        """
+        self._like_ours(observed)
+        self._counts(executed, self.actions.shape[1] - 1)
+        # Rolled, the executed actions come last: n more of them are no part of this plan.
+        return Plan(observed, state, self.actions.roll(-executed, dims=1), self.step + executed)
+
     def reference(
         self,
         predictor: WorldPredictor,

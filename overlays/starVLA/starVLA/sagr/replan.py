@@ -59,7 +59,7 @@ class ReplanningController:
     Each decision is a line of ``log`` and, as JSON, of this module's logger.
     """
 
-    def __init__(self, execute_steps: int, tau: float = 2.5, max_restarts: int = 2, floor: float = 1e-3) -> None:
+    def __init__(self, execute_steps: int, tau: float = 2.5, max_restarts: int = 2, floor: float = 0.1) -> None:
         if execute_steps < 1:
             raise ValueError(f"execute_steps is {execute_steps}; at least one action of a chunk must be executed")
         if not (math.isfinite(tau) and tau > 0.0):

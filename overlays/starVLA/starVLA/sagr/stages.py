@@ -23,7 +23,8 @@ class Stage:
     """One run of the trainer.
 
     `freeze` are paths of modules; `weights` the losses that are not 0; `perturbation` the standard deviation of what
-    training adds to task tokens; `feedback` whether feedback tokens are trained, where the method is to have them.
+    training adds to task tokens; `feedback` whether feedback tokens are trained, where the method is to have them;
+    `ground` the weight of the grounding loss, where the data has masks of what is named.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Stage:
     load_from_previous: bool = True
     perturbation: float = 0.0
     feedback: bool = False
+    ground: float = 0.0
 
     def __post_init__(self) -> None:
         unknown = sorted(self.weights.keys() - set(LOSSES))
@@ -40,7 +42,7 @@ class Stage:
             raise ValueError(f"stage {self.name}: weights are {self.weights}; name some of {', '.join(LOSSES)} above 0")
 
 
-LOSSES = ("w_fm", "w_dyn", "w_geo", "w_reg", "w_align")
+LOSSES = ("w_fm", "w_dyn", "w_geo", "w_reg", "w_align", "w_ground")
 
 STAGES = (
     Stage(
@@ -48,6 +50,7 @@ STAGES = (
         says="semantic alignment: the anchor learns what an instruction names in the geometry",
         freeze=(VLM, HEAD, WORLD),
         weights={"w_align": 1.0},
+        ground=1.0,
         load_from_previous=False,
     ),
     Stage(
@@ -63,6 +66,7 @@ STAGES = (
         freeze=(VLM,),
         weights={"w_fm": 1.0, "w_dyn": 0.2, "w_geo": 0.1, "w_reg": 1e-3},
         feedback=True,
+        ground=0.1,
     ),
     Stage(
         name="correction",
@@ -71,15 +75,19 @@ STAGES = (
         weights={"w_fm": 1.0, "w_dyn": 0.2, "w_geo": 0.2, "w_reg": 1e-3},
         perturbation=0.05,
         feedback=True,
+        ground=0.1,
     ),
 )
 
 
-def overrides(stage: Stage, previous_checkpoint: str | None = None, *, feedback: bool = False) -> list[str]:
+def overrides(
+    stage: Stage, previous_checkpoint: str | None = None, *, feedback: bool = False, grounding: bool = False
+) -> list[str]:
     """Dotted arguments `--key=value` that make upstream's trainer run the stage.
 
     Every weight is said, 0 where the stage does not have it, so that a configuration cannot mix into it. `feedback`:
-    whether the method is to have feedback tokens; their module begins with the first stage that trains it.
+    whether the method is to have feedback tokens; their module begins with the first stage that trains it. `grounding`:
+    whether the data has `named_mask`.
 
     Raises ValueError where the stage starts from the one before and no checkpoint is named.
     """
@@ -87,6 +95,7 @@ def overrides(stage: Stage, previous_checkpoint: str | None = None, *, feedback:
         raise ValueError(f"stage {stage.name} starts from the weights of the stage before: name its checkpoint")
     values: dict[str, object] = {"framework.name": FRAMEWORK, "framework.sagr.stage": stage.name}
     values |= {f"framework.sagr.losses.{name}": stage.weights.get(name, 0.0) for name in LOSSES}
+    values["framework.sagr.losses.w_ground"] = stage.ground if grounding else 0.0
     values["framework.sagr.perturbation"] = stage.perturbation
     values["framework.action_model.enable_causal_feedback_token"] = str(feedback and stage.feedback).lower()
     values["trainer.freeze_modules"] = ",".join(stage.freeze)

@@ -7,6 +7,8 @@ observation.depth.primary         {"bytes": PNG of 16 bits a pixel, in millimetr
 observation.intrinsics.primary    9 numbers, the rows of the camera matrix, in pixels of the depth map
 observation.camera_pose.primary   16 numbers, the rows of the transform from the camera (x right, y down, z forward) to
                                   the common frame, metres
+observation.named_mask.primary    {"bytes": PNG}, or nested lists [h][w]: not 0 where the thing is that the instruction
+                                  names, for the grounding loss
 observation.contact               one a step: whether the gripper touches something
 
 A data set may have none of a kind, or one for each of the first views.
@@ -39,6 +41,20 @@ def metres(cell: Any) -> np.ndarray:
     return depth
 
 
+def mask(cell: Any) -> np.ndarray:
+    """A mask bool [h, w]. Raises ValueError for anything but a PNG of one channel or a rectangle of numbers."""
+    if isinstance(cell, dict):
+        if cell.get("bytes") is None:
+            raise ValueError("it has no 'bytes': a mask has to lie in the parquet file as a PNG")
+        with Image.open(io.BytesIO(cell["bytes"])) as picture:
+            found = np.asarray(picture)
+    else:
+        found = numbers(cell)
+    if found.ndim != 2:
+        raise ValueError(f"it has the shape {list(found.shape)}: a mask is [h, w]")
+    return found != 0
+
+
 def square(side: int) -> Callable[[Any], np.ndarray]:
     """Reads ``side`` * ``side`` numbers as a matrix float32, row by row. Raises ValueError for another count."""
 
@@ -58,7 +74,12 @@ def numbers(cell: Any) -> np.ndarray:
     return np.asarray(cell, dtype=np.float32)
 
 
-READERS: dict[str, Callable[[Any], np.ndarray]] = {"depth": metres, "intrinsics": square(3), "camera_pose": square(4)}
+READERS: dict[str, Callable[[Any], np.ndarray]] = {
+    "depth": metres,
+    "intrinsics": square(3),
+    "camera_pose": square(4),
+    "named_mask": mask,
+}
 """By the key of a sample; the column is ``observation.KEY.VIEW``."""
 
 

@@ -8,7 +8,7 @@ valid_tk      1.0, or 0.0 where the episode ends before
 offset_tk     how many actions lie between: ``datasets.vla_data.future_offset``, one number or several to draw from;
               every number from 1 to the chunk's length where nothing is said
 state_tk      the state then, as ``state``
-depth, intrinsics, camera_pose     lists, one array a view, from the columns that columns.py names; ``..._tk`` then
+depth, intrinsics, camera_pose, named_mask     lists, one array a view, of the columns in columns.py; ``..._tk`` then
 contact       1.0 where the gripper touches something at ``offset_tk``, else 0.0
 
 and with ``datasets.vla_data.past_offset``, one number or several, the same with ``_tp`` for the frame ``offset_tp``

@@ -19,7 +19,8 @@ class View:
 
     depth: [B, h, w] metres along z; 0, negative, NaN or inf where there is none. points: [B, h, w, 3] metres in the
     camera's frame; not finite where there is none. intrinsics: [B, 3, 3] in pixels of the depth map. image:
-    [B, 3, h, w] in [0, 1]. pose: [B, 4, 4], the camera's frame to the common one. All float32.
+    [B, 3, h, w] in [0, 1]. pose: [B, 4, 4], the camera's frame to the common one. All float32. named: [B, h, w] bool,
+    the pixels that show what the instruction names, for training.
     """
 
     depth: Tensor | None = None
@@ -27,6 +28,7 @@ class View:
     intrinsics: Tensor | None = None
     image: Tensor | None = None
     pose: Tensor | None = None
+    named: Tensor | None = None
 
     def to(self, device: torch.device | str) -> View:
         """The same view on another device."""

@@ -9,6 +9,7 @@ points       [h, w, 3] float point map, or an [N, 3] cloud, metres in the camera
              map of the image's size and needs intrinsics; instead of depth
 intrinsics   [3, 3], in pixels of the depth map; without "intrinsics_tk" those of the first frame hold: a lens stays
 camera_pose  [4, 4], camera (OpenCV: x right, y down, z forward) to the common frame
+named_mask   [h, w] bool, 0 for no: where the thing is that the instruction names; resized too; for training
 image        PIL images or [h, w, 3] arrays, uint8 or float in [0, 1]; resized to the depth map's size
 """
 
@@ -25,7 +26,14 @@ from torch import Tensor
 from .base import View
 
 Example = Mapping[str, Any]
-KEYS = {"depth": "depth", "points": "points", "intrinsics": "intrinsics", "pose": "camera_pose", "image": "image"}
+KEYS = {
+    "depth": "depth",
+    "points": "points",
+    "intrinsics": "intrinsics",
+    "pose": "camera_pose",
+    "image": "image",
+    "named": "named_mask",
+}
 """What ``View`` calls a thing, and what an example calls it."""
 
 
@@ -114,6 +122,9 @@ def _complete(place: str, view: dict[str, np.ndarray], suffix: str) -> None:
             raise ValueError(f"{place}: 'points{suffix}' is a cloud [N, 3] and needs 'image{suffix}' for its size")
         view["depth"] = render(view.pop("points"), view["intrinsics"], view["image"].shape[:2])
     geometry = view.get("depth", view.get("points"))
+    if "named" in view and geometry is not None and view["named"].shape != geometry.shape[:2]:
+        size = (geometry.shape[1], geometry.shape[0])
+        view["named"] = np.asarray(Image.fromarray(view["named"]).resize(size, Image.Resampling.NEAREST))
     if "image" in view:
         image = view["image"]
         if geometry is not None and image.shape[:2] != geometry.shape[:2]:
@@ -192,10 +203,18 @@ def _image(array: np.ndarray) -> np.ndarray:
     return array
 
 
+def _mask(array: np.ndarray) -> np.ndarray:
+    """bool [h, w]."""
+    if array.dtype.kind not in "bui" or array.ndim != 2:
+        raise ValueError(f"it is {array.dtype} {list(array.shape)}: give bool or integers, [h, w]")
+    return array != 0
+
+
 CHECKS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "depth": _depth,
     "points": _points,
     "intrinsics": _intrinsics,
     "camera_pose": _pose,
     "image": _image,
+    "named_mask": _mask,
 }

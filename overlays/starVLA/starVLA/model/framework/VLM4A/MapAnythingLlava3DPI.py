@@ -24,6 +24,7 @@ from starVLA.sagr.fusion import FusionModule
 from starVLA.sagr.geometry.depth import DepthGeometry
 from starVLA.sagr.geometry.inputs import collect
 from starVLA.sagr.geometry.mapanything import MapAnythingGeometry
+from starVLA.sagr.grounding import grounding_loss, named_share
 from starVLA.sagr.guidance import Reference, ResidualGuidance
 from starVLA.sagr.losses import SagrLosses, Transition, info_nce
 from starVLA.sagr.metrics import Observer, TimedFlow, inference_metrics
@@ -136,13 +137,23 @@ class MapAnythingLlava3DPI(Qwen_PI):
 
     def _anchored(self, examples: Sequence[dict], suffix: str, text: tuple[Tensor, Tensor], timer: Timer) -> Tensor:
         """Task tokens [B, Ns, D] of the frame whose keys end with `suffix`."""
+        return self._looked(examples, suffix, text, timer)[0]
+
+    def _looked(
+        self, examples: Sequence[dict], suffix: str, text: tuple[Tensor, Tensor], timer: Timer, ground: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """`_anchored`, and with `ground` the grounding loss of the attention by which they were found."""
         views = collect(examples, suffix, self.geometry_encoder.needs)
         device = next(self.geometry_encoder.parameters()).device
         timer.mark(f"geometry_start{suffix}")
-        geometry = self.geometry_encoder([view.to(device) for view in views])
-        tokens = self.fusion_module(*text, geometry.tokens, geometry.mask).tokens
+        views = [view.to(device) for view in views]
+        geometry = self.geometry_encoder(views)
+        found = self.fusion_module(*text, geometry.tokens, geometry.mask, return_attention=ground)
         timer.mark(f"geometry_end{suffix}")
-        return tokens
+        if not ground:
+            return found.tokens, None
+        share = named_share(views, geometry.grid, getattr(self.geometry_encoder, "patch", None))
+        return found.tokens, grounding_loss(found.attention, share)
 
     @torch.inference_mode()
     def task_tokens(self, examples: Sequence[dict]) -> tuple[Tensor, Tensor | None]:
@@ -178,7 +189,7 @@ class MapAnythingLlava3DPI(Qwen_PI):
                 [example["image"] for example in examples], batch.instructions(examples)
             )
         text = self._text(examples)
-        tokens = self._anchored(examples, "", text, timer)
+        tokens, ground = self._looked(examples, "", text, timer, weights.w_ground > 0)
         timer.mark("seen_t")
         align = self._alignment(tokens, layers, mask) if weights.w_align > 0 else None
         if self.training and self.sagr.perturbation > 0:
@@ -195,7 +206,7 @@ class MapAnythingLlava3DPI(Qwen_PI):
             context = self.fusion_module.context(layers, mask, tokens, feedback, valid)
             flow_loss = self._flow_loss(context, actions, state, flow)
             timer.mark("head_end")
-        losses = self.losses(self.world_predictor, transition, flow_loss, flow, align)
+        losses = self.losses(self.world_predictor, transition, flow_loss, flow, align, ground)
         timer.mark("end")
         parts = {name: part.detach() for name, part in losses.parts.items()}
         if self.observer.record is not None:
@@ -265,7 +276,10 @@ class MapAnythingLlava3DPI(Qwen_PI):
         return feedback, shown
 
     def _alignment(self, tokens: Tensor, layers: list[Tensor], mask: Tensor | None) -> Tensor:
-        """InfoNCE between what the task tokens tell the head and what the vision-language model saw, by sample."""
+        """InfoNCE between what the task tokens tell the head and what the vision-language model saw, by sample.
+
+        Other frames under the same instruction are negatives too: what tells them apart is the geometry.
+        """
         last = layers[-1].detach().float()
         seen = torch.ones(last.shape[:2], device=last.device) if mask is None else mask.to(last)
         pooled = (last * seen.unsqueeze(-1)).sum(1) / seen.sum(1, keepdim=True)

@@ -3,12 +3,11 @@
     .venvs/LLaMA-Factory/bin/python bench/closed_loop.py [--json] [--seeds 5] [--keep DIR] [--report FILE]
 
 Runs the real framework on the stand-in starVLA of tests/standins, grafted with the real packs, in the world of
-runners/reach_world, on a CPU. For each seed the expert's demonstrations are recorded anew and three policies are
-trained on them: the baseline (QwenPI: pictures and state), one with the anchor in exact depth, and one that has
-feedback tokens too. Guidance and replanning need no training of their own. Every arm then plays the same episodes in
-three worlds: nothing goes wrong, the named object is moved, the tip is off. The last line is one JSON object.
-
-In progress: its training settings are still being looked for, and no figure is quoted from it.
+runners/reach_world, on a CPU. A small vision-language model learns to point; then for each seed the expert's
+demonstrations are recorded anew and three policies are trained on them: the baseline (QwenPI: pictures and state), one
+with the anchor in exact depth, and one that has feedback tokens too. Guidance and replanning need no training of their
+own. Every arm then plays the same episodes in three worlds: nothing goes wrong, the named object is moved, the tip is
+off. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import math
 import shutil
 import sys
 import tempfile
@@ -29,31 +27,30 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
+sys.path.insert(0, str(ROOT))
 
-from measure import machine  # noqa: E402
-
+from bench.closed_loop_policy import (  # noqa: E402
+    BATCH,
+    DEMONSTRATIONS,
+    EXECUTE,
+    FUTURE,
+    HORIZON,
+    LIMIT,
+    NOISE,
+    PAST,
+    STAGES,
+    FrameworkPolicy,
+    build,
+    configuration,
+    make_model,
+    scaled,
+    train_policy,
+)
+from bench.measure import machine  # noqa: E402
 from tests.standins.starvla_project import StarVLAProject  # noqa: E402
 
-HORIZON, EXECUTE, LIMIT = 8, 4, 24
-DEMONSTRATIONS, NOISE = 500, 0.25
-FUTURE, PAST = range(1, HORIZON + 1), range(1, EXECUTE + 1)
-BATCH, EPISODES = 32, 50
-WIDTH, LAYERS, SLOTS, PATCH = 64, 3, 4, 4
-STAGES: dict[str, tuple[int, float, dict[str, Any]]] = {
-    "imitation": (1200, 2e-3, {"losses": {"w_fm": 1.0, "w_dyn": 0.0, "w_geo": 0.0, "w_reg": 0.0}}),
-    "dynamics": (600, 2e-3, {"losses": {"w_fm": 0.0, "w_dyn": 1.0, "w_geo": 0.0, "w_reg": 0.0}}),
-    "correction": (
-        300,
-        5e-4,
-        {"losses": {"w_fm": 1.0, "w_dyn": 0.2, "w_geo": 0.1, "w_reg": 1e-3}, "perturbation": 0.05},
-    ),
-}
-"""Optimizer steps, learning rate, and what of the framework's configuration makes the stage. Imitation comes before
-dynamics here: nothing is pretrained, so that only imitation gives the task tokens a meaning to predict.
-"""
-STATE_SCALE = (5.0, 5.0, 5.0, 1.0)
-"""The robot's positions are tenths of a metre; the networks want them near 1."""
+EPISODES = 50
+MODEL = "Qwen2.5-VL-toy"
 
 
 @dataclass(frozen=True)
@@ -68,181 +65,27 @@ class Arm:
     replan: bool = False
 
 
-GUIDED = {"guidance": {"enabled": True}}
+GUIDED = {"guidance": {"enabled": True, "step": "line_search", "eta": 1.0}}
+FIXED = {"guidance": {"enabled": True, "step": "fixed", "eta": 0.2}}
 ARMS = {
     "baseline": Arm("flow matching on pictures and state (QwenPI)", "baseline"),
     "anchor": Arm("task tokens anchored in depth geometry", "anchor"),
     "guidance": Arm("and residual guidance", "anchor", GUIDED),
     "replanning": Arm("and the queue is cleared above tau", "anchor", GUIDED, True),
     "feedback": Arm("and feedback tokens", "feedback", GUIDED, True),
+    "replanning_alone": Arm("the anchor and replanning, without guidance", "anchor", {}, True),
+    "fixed_step": Arm("the anchor and guidance of the published step, eta 0.2", "anchor", FIXED),
+    "ungrounded": Arm("the anchor, never told where the named object is", "ungrounded"),
 }
 REMARKS = (
     "The framework, the losses and the guidance are the overlay's own; starVLA around them is the stand-in of "
-    "tests/standins, whose vision-language model is random at the start and trains along.",
-    "What a disturbance costs is counted for the arm `anchor`: it is the first that has a success to lose.",
+    "tests/standins, with a small vision-language model that was taught to point in scenes of this world.",
+    "The arms with an anchor were told by masks where the named object is, in training; the baseline's model was told "
+    "the same when it learned to point.",
+    "What a disturbance costs is counted for the arm `anchor`: guidance, replanning and feedback are added to it.",
 )
 COMPARED = "anchor"
-"""What a disturbance costs is counted for this arm: the baseline hardly has a success to lose."""
-
-
-def configuration(model: Path, trained: str, sagr: Mapping[str, Any]) -> Any:
-    """The framework's configuration for one of the trained policies; `sagr` is what differs in `framework.sagr`."""
-    from omegaconf import OmegaConf
-
-    geometry = {"backend": "none" if trained == "baseline" else "depth", "patch": PATCH, "fourier": 0}
-    return OmegaConf.create(
-        {
-            "framework": {
-                "name": "MapAnythingLlava3DPI",
-                "qwenvl": {"base_vlm": str(model), "attn_implementation": "sdpa"},
-                "action_model": {
-                    "action_dim": 3,
-                    "state_dim": 4,
-                    "action_horizon": HORIZON,
-                    "max_seq_len": 64,
-                    "num_target_vision_tokens": 4,
-                    "diffusion_model_cfg": {"attention_head_dim": 16, "dropout": 0.0},
-                    "enable_causal_feedback_token": trained == "feedback",
-                    "causal_feedback_gate": trained == "feedback",
-                },
-                "sagr": OmegaConf.merge(
-                    {
-                        "dim": WIDTH,
-                        "geometry": geometry,
-                        "anchor": {"slots": SLOTS, "heads": 4},
-                        "world": {"layers": 2, "hidden": WIDTH, "heads": 4},
-                        "execute_steps": EXECUTE,
-                        "control_hz": 10.0,
-                    },
-                    dict(sagr),
-                ),
-            },
-            "datasets": {"vla_data": {}},
-        }
-    )
-
-
-def make_model(folder: Path, seed: int) -> Path:
-    """A random vision-language model whose tokenizer knows the task's words, as a pretrained one's would."""
-    import torch
-    from starVLA.model.modules.vlm import toy_vl
-
-    from runners.reach_world.layout import COLOURS, SHAPES
-
-    bytes_only = toy_vl.make_tokenizer
-
-    def with_words() -> Any:
-        tokenizer = bytes_only()
-        tokenizer.add_tokens([*COLOURS, *SHAPES, "touch", "the"])
-        return tokenizer
-
-    toy_vl.make_tokenizer = with_words
-    try:
-        torch.manual_seed(seed)
-        return toy_vl.make_checkpoint(folder, LAYERS, WIDTH)
-    finally:
-        toy_vl.make_tokenizer = bytes_only
-
-
-def build(config: Any, weights: Mapping[str, Any] | None = None) -> Any:
-    from starVLA.model.framework.base_framework import build_framework
-
-    framework = build_framework(config)
-    if weights is not None:
-        framework.load_state_dict(weights)
-    return framework
-
-
-def scaled(example: dict[str, Any]) -> dict[str, Any]:
-    """The example with its states at the scale of STATE_SCALE."""
-    import numpy as np
-
-    return example | {key: example[key] * np.float32(STATE_SCALE) for key in example if key.startswith("state")}
-
-
-def train(framework: Any, examples: Sequence[dict[str, Any]], steps: int, rate: float, seed: int) -> list[float]:
-    """AdamW with a short warm-up and a cosine to nothing; returns the mean loss of every tenth of the steps."""
-    import numpy as np
-    import torch
-
-    draw = np.random.default_rng([seed, 4])
-    torch.manual_seed(seed)
-    framework.train()
-    optimizer = torch.optim.AdamW(framework.parameters(), rate, weight_decay=1e-3)
-    losses: list[float] = []
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / 50, (1 + math.cos(math.pi * step / steps)) / 2)
-        batch = [examples[index] for index in draw.integers(len(examples), size=BATCH)]
-        loss = framework(batch)["action_loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(framework.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
-    framework.eval()
-    part = max(1, steps // 10)
-    return [round(float(np.mean(losses[at : at + part])), 4) for at in range(0, steps, part)]
-
-
-class FrameworkPolicy:
-    """The framework as runners/reach_world sees it: the plan goes from one sampling to the next."""
-
-    def __init__(self, framework: Any, replan: bool) -> None:
-        from starVLA.sagr.replan import ReplanningController
-
-        self.framework, self.notes = framework, {}
-        settings = framework.sagr.replan
-        self.controller = (
-            ReplanningController(EXECUTE, settings.tau, settings.max_restarts, settings.floor) if replan else None
-        )
-        self.plan: Any = None
-
-    def begin(self, seed: int) -> None:
-        import torch
-
-        torch.manual_seed(seed)
-        self.plan = None
-        if self.controller is not None:
-            self.controller.reset()
-
-    def act(self, observation: Any, executed: Any) -> Any:
-        from runners.reach_world.record import example_of
-
-        given: dict[str, Any] = {}
-        if self.plan is not None:
-            given = {"plan": self._with(executed), "executed": len(executed)}
-        result = self.framework.predict_action([scaled(example_of(observation))], **given)
-        self.plan = result.get("plan")
-        chunk = result["normalized_actions"][0]
-        if self.controller is not None:
-            self._drop(0)
-            self.controller.load(chunk)
-        return chunk
-
-    def interrupt(self, observation: Any, executed: Any) -> bool:
-        if self.controller is None:
-            return False
-        from runners.reach_world.record import example_of
-
-        tokens, _ = self.framework.task_tokens([scaled(example_of(observation))])
-        residual = self._with(executed).compare(self.framework.world_predictor, tokens, len(executed))
-        self._drop(EXECUTE - len(executed))
-        decision = self.controller.check(observation.step, residual)
-        self.notes = dict(self.controller.log[-1])
-        return decision == "restart"
-
-    def _with(self, executed: Any) -> Any:
-        """The plan with the actions as they were carried out."""
-        import torch
-
-        actions = self.plan.actions.clone()
-        actions[0, : len(executed)] = torch.from_numpy(executed)
-        return dataclasses.replace(self.plan, actions=actions)
-
-    def _drop(self, left: int) -> None:
-        """Takes actions from the controller's queue until `left` are in it: the evaluator carries them out."""
-        while not self.controller.empty and len(self.controller._queue) > left:
-            self.controller.next()
+"""What a disturbance costs is counted for this arm."""
 
 
 def policy_of(name: str, model: Path, weights: Path) -> FrameworkPolicy:
@@ -252,25 +95,6 @@ def policy_of(name: str, model: Path, weights: Path) -> FrameworkPolicy:
     arm = ARMS[name]
     loaded = torch.load(weights, weights_only=True)
     return FrameworkPolicy(build(configuration(model, arm.trained, arm.sagr), loaded).eval(), arm.replan)
-
-
-def train_policy(trained: str, seed: int, examples: Sequence[dict[str, Any]], model: Path, place: Path) -> None:
-    """Goes through STAGES and leaves the weights in `place`, and beside them the losses and the time."""
-    import torch
-
-    began, weights, losses = time.perf_counter(), None, {}
-    for stage, (steps, rate, sagr) in STAGES.items():
-        if trained == "baseline" and stage != "imitation":
-            continue
-        torch.manual_seed(seed)
-        framework = build(configuration(model, trained, sagr), weights)
-        losses[stage] = train(framework, examples, steps, rate, seed)
-        weights = framework.state_dict()
-    told = {"losses": losses, "training_seconds": round(time.perf_counter() - began)}
-    place.with_suffix(".json").write_text(json.dumps(told), encoding="utf-8")
-    part = place.with_suffix(".part")
-    torch.save(weights, part)
-    part.replace(place)
 
 
 def seed_run(seed: int, arms: Sequence[str], episodes: int, place: Path) -> None:
@@ -285,9 +109,7 @@ def seed_run(seed: int, arms: Sequence[str], episodes: int, place: Path) -> None
     from runners.reach_world.record import examples_of, record
 
     place.mkdir(parents=True, exist_ok=True)
-    model = place / "Qwen2.5-VL-toy"
-    if not model.exists():
-        make_model(place / "Qwen2.5-VL-toy.part", seed).rename(model)
+    model = place.parent / MODEL
     wanted = [name for name in dict.fromkeys(ARMS[arm].trained for arm in arms) if not (place / f"{name}.pt").exists()]
     if wanted:
         # Far from the seeds of the episodes that are played.
@@ -302,6 +124,21 @@ def seed_run(seed: int, arms: Sequence[str], episodes: int, place: Path) -> None
             if not log.exists():
                 policy = policy_of(arm, model, place / f"{ARMS[arm].trained}.pt")
                 evaluate(policy, range(episodes), disturbances, log, execute_steps=EXECUTE, limit=LIMIT)
+
+
+def model_of(home: Path) -> dict[str, Any]:
+    """The vision-language model of all seeds, below `home`; what is known of how it learned."""
+    import torch
+
+    torch.set_num_threads(1)
+    sys.path.insert(0, str(home / "graft" / "project" / "upstreams" / "starVLA"))
+    told = home / "pointing.json"
+    if not told.exists():
+        shutil.rmtree(home / f"{MODEL}.part", ignore_errors=True)
+        found = make_model(home / f"{MODEL}.part")
+        (home / f"{MODEL}.part").rename(home / MODEL)
+        told.write_text(json.dumps(found), encoding="utf-8")
+    return json.loads(told.read_text(encoding="utf-8"))
 
 
 def results_of(places: Mapping[int, Path], arms: Sequence[str], episodes: int) -> Any:
@@ -330,6 +167,32 @@ def results_of(places: Mapping[int, Path], arms: Sequence[str], episodes: int) -
     return Results(logs, says, settings, COMPARED if COMPARED in arms else "")
 
 
+def surprises(results: Any, arm: str) -> dict[str, dict[str, float]] | None:
+    """RRR of an arm that replans, from one control step to the next: quantiles of the undisturbed steps, and of the
+    step at which the moved object is first seen. None without that arm.
+    """
+    import numpy as np
+
+    if arm not in results.episodes:
+        return None
+    calm, moved = [], []
+    for world, seeds in results.episodes[arm].items():
+        for episode in (episode for episodes in seeds.values() for episode in episodes):
+            for row in episode["trace"]:
+                if "rrr" not in row.get("notes", {}):
+                    continue
+                if world == "calm":
+                    calm.append(row["notes"]["rrr"])
+                elif world == "moved" and row["step"] == episode["moved_at"] + 1:
+                    moved.append(row["notes"]["rrr"])
+    return {
+        name: {str(q): round(float(np.quantile(found, q)), 2) for q in (0.01, 0.05, 0.5, 0.95, 0.99)}
+        | {"n": len(found)}
+        for name, found in {"calm": calm, "move": moved}.items()
+        if found
+    }
+
+
 def films_of(place: Path, arms: Sequence[str]) -> dict[str, bytes]:
     """The first episode in the moved world in which the last arm wins and the compared one does not, else the first."""
     from runners.reach_world.evaluate import WORLDS, read_log
@@ -340,7 +203,7 @@ def films_of(place: Path, arms: Sequence[str]) -> dict[str, bytes]:
     pairs = zip(*(read_log(place / arm / "moved.jsonl") for arm in (last, base)), strict=True)
     told = [one["seed"] for one, other in pairs if one["success"] and not other["success"]]
     seed = told[0] if told else 0
-    model = place / "Qwen2.5-VL-toy"
+    model = place.parent / MODEL
     policies = {arm: policy_of(arm, model, place / f"{ARMS[arm].trained}.pt") for arm in dict.fromkeys((base, last))}
     film = filmed(policies, seed, WORLDS["moved"], execute_steps=EXECUTE, limit=LIMIT)
     return {f"Episode {seed} in the world moved, at half speed: {' and '.join(policies)}": film}
@@ -348,7 +211,11 @@ def films_of(place: Path, arms: Sequence[str]) -> dict[str, bytes]:
 
 def state_of(episodes: int) -> str:
     """A digest of everything that a kept result depends on."""
-    files = [Path(__file__), *sorted((ROOT / "runners" / "reach_world").glob("*.py"))]
+    files = [
+        Path(__file__),
+        Path(__file__).with_name("closed_loop_policy.py"),
+        *sorted((ROOT / "runners" / "reach_world").glob("*.py")),
+    ]
     files += sorted((ROOT / "overlays" / "starVLA").rglob("*.py"))
     files += sorted((ROOT / "tests" / "standins" / "starVLA").rglob("*.py"))
     parts = [str(episodes).encode(), *(file.read_bytes() for file in files)]
@@ -378,6 +245,7 @@ def main() -> int:
             StarVLAProject.make(home / "graft.part").root.rename(home / "graft")
         places = {seed: home / f"seed-{seed}" for seed in range(options.seeds)}
         with ProcessPoolExecutor(options.jobs) as pool:
+            pointing = pool.submit(model_of, home).result()
             count = options.seeds
             jobs = pool.map(seed_run, places, [arms] * count, [options.episodes] * count, places.values())
             for _ in jobs:
@@ -395,8 +263,17 @@ def main() -> int:
     if not options.json:
         print("\n".join(lines_of(results)))
     figures = {"bench": "closed_loop", "seeds": options.seeds, "episodes": options.episodes, "arms": results.plain()}
+    figures["rrr"] = surprises(results, "replanning")
     print(
-        json.dumps({**figures, "training": told, "seconds": round(time.perf_counter() - began), "machine": machine()})
+        json.dumps(
+            {
+                **figures,
+                "pointing": pointing,
+                "training": told,
+                "seconds": round(time.perf_counter() - began),
+                "machine": machine(),
+            }
+        )
     )
     return 0
 

@@ -18,12 +18,15 @@ from runners.reach_world.world import ACTION_DIM, Observation, ReachWorld
 
 @dataclass(frozen=True)
 class Demonstration:
-    """One episode: `observations[i]` is what was seen before `actions[i]`, [steps, 3] in [-1, 1], the expert's wish."""
+    """One episode: `observations[i]` is what was seen before `actions[i]`, [steps, 3] in [-1, 1], the expert's wish.
+    `named` is the number of the geom that the instruction names.
+    """
 
     seed: int
     outcome: str
     observations: Sequence[Observation]
     actions: NDArray[np.float32]
+    named: int
 
 
 def record(
@@ -58,7 +61,8 @@ def _one(seed: int, disturbances: Disturbances, cameras: Sequence[Camera], noise
         observations.append(world.observe())
         actions.append(expert_action(world))
         world.step(actions[-1] + slips.normal(0.0, noise, ACTION_DIM))
-    return Demonstration(seed, world.outcome, observations, np.stack(actions))
+    named = int(world.model.geom(world.layout.target.name).id)
+    return Demonstration(seed, world.outcome, observations, np.stack(actions), named)
 
 
 def example_of(observation: Observation, suffix: str = "") -> dict[str, Any]:
@@ -77,16 +81,29 @@ def example_of(observation: Observation, suffix: str = "") -> dict[str, Any]:
     return {**{key + suffix: value for key, value in found.items()}, "lang": observation.instruction}
 
 
+def still(seed: int, cameras: Sequence[Camera] = (FRONT,)) -> dict[str, Any]:
+    """What is seen at the start of an episode: `image`, `lang` and `named_mask` as in `examples_of`; empty where the
+    named object is out of every camera's sight.
+    """
+    world = ReachWorld(seed, cameras=cameras)
+    seen = world.observe()
+    named = int(world.model.geom(world.layout.target.name).id)
+    masks = [frame.geoms == named for frame in seen.frames.values()]
+    if not all(mask.any() for mask in masks):
+        return {}
+    return {"image": example_of(seen)["image"], "lang": seen.instruction, "named_mask": masks}
+
+
 def examples_of(
     demonstrations: Iterable[Demonstration], horizon: int, future: Sequence[int], past: Sequence[int] = ()
 ) -> list[dict[str, Any]]:
     """One example for every control step, with the keys that starVLA's loader gives under `sagr.data.next_frame`.
 
-    Beside `example_of` the observation: `action` float32 [horizon, 3], zeros after the episode's end, as upstream pads
-    differences; `offset_tk`, drawn from `future`; `example_of` the observation that many steps later under `_tk`, the
-    episode's last where it ended before, and then `valid_tk` 0.0, else 1.0; `contact` 1.0 where the tool touches
-    something there. With `past` the same for the observation `offset_tp` steps before under `_tp`, and `action_tp`, the
-    chunk that began there.
+    Beside `example_of` the observation: `named_mask`, one [h, w] bool a camera, where the named object is seen;
+    `action` float32 [horizon, 3], zeros after the episode's end, as upstream pads differences; `offset_tk`, drawn from
+    `future`; `example_of` the observation that many steps later under `_tk`, the episode's last where it ended before,
+    and then `valid_tk` 0.0, else 1.0; `contact` 1.0 where the tool touches something there. With `past` the same for
+    the observation `offset_tp` steps before under `_tp`, and `action_tp`, the chunk that began there.
 
     Raises ValueError for a horizon below 1, and offsets outside 1 to the horizon.
     """
@@ -108,7 +125,9 @@ def examples_of(
                     example["contact"] = float(demonstration.observations[there].touching)
                 else:
                     example[f"action{suffix}"] = _chunk(demonstration, there, horizon)
-            found.append(example | example_of(demonstration.observations[now]))
+            seen = demonstration.observations[now]
+            example["named_mask"] = [frame.geoms == demonstration.named for frame in seen.frames.values()]
+            found.append(example | example_of(seen))
     return found
 
 

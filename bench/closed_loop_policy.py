@@ -1,0 +1,275 @@
+"""The policies of bench/closed_loop.py: how they are configured, trained, and how they play in runners/reach_world.
+
+The framework, its losses, guidance and replanning are the overlay's own, in the stand-in starVLA of tests/standins,
+grafted with the real packs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HORIZON, EXECUTE, LIMIT = 16, 12, 24
+DEMONSTRATIONS, NOISE = 500, 0.25
+FUTURE, PAST = range(1, HORIZON + 1), range(1, EXECUTE + 1)
+BATCH = 32
+WIDTH, LAYERS, SLOTS, PATCH = 64, 3, 4, 4
+NONE = {"w_fm": 0.0, "w_dyn": 0.0, "w_geo": 0.0, "w_reg": 0.0, "w_align": 0.0, "w_ground": 0.0}
+STAGES: dict[str, tuple[int, float, dict[str, Any]]] = {
+    "alignment": (200, 2e-3, {"losses": NONE | {"w_ground": 1.0}}),
+    "imitation": (1200, 2e-3, {"losses": NONE | {"w_fm": 1.0, "w_ground": 0.1}}),
+    "dynamics": (800, 2e-3, {"losses": NONE | {"w_dyn": 1.0}}),
+    "correction": (
+        200,
+        5e-4,
+        {
+            "losses": {"w_fm": 1.0, "w_dyn": 0.5, "w_geo": 0.1, "w_reg": 1e-3, "w_align": 0.0, "w_ground": 0.1},
+            "perturbation": 0.05,
+        },
+    ),
+}
+"""Optimizer steps, learning rate, and what of the framework's configuration makes the stage.
+
+Imitation comes before dynamics here: nothing is pretrained, so that only imitation gives the task tokens a meaning to
+predict. The baseline has the imitation stage alone, of as many steps as imitation and correction together.
+"""
+UNGROUNDED = {
+    "alignment": {"w_align": 1.0, "w_ground": 0.0},
+    "imitation": {"w_ground": 0.0},
+    "correction": {"w_ground": 0.0},
+}
+"""The published stages, for a policy that is told nowhere what the instruction names."""
+POINTING_SCENES, POINTING_STEPS, POINTING_RATE = 16000, 4000, 2e-3
+STATE_SCALE = (5.0, 5.0, 5.0, 1.0)
+"""The robot's positions are tenths of a metre; the networks want them near 1."""
+
+
+def configuration(model: Path, trained: str, sagr: Mapping[str, Any]) -> Any:
+    """The framework's configuration for one of the trained policies; `sagr` is what differs in `framework.sagr`."""
+    from omegaconf import OmegaConf
+
+    geometry = {"backend": "none" if trained == "baseline" else "depth", "patch": PATCH, "fourier": 0}
+    return OmegaConf.create(
+        {
+            "framework": {
+                "name": "MapAnythingLlava3DPI",
+                "qwenvl": {"base_vlm": str(model), "attn_implementation": "sdpa"},
+                "action_model": {
+                    "action_dim": 3,
+                    "state_dim": 4,
+                    "action_horizon": HORIZON,
+                    "max_seq_len": 64,
+                    "num_target_vision_tokens": 4,
+                    "repeated_diffusion_steps": 4,
+                    "diffusion_model_cfg": {"attention_head_dim": 16, "dropout": 0.0},
+                    "enable_causal_feedback_token": trained == "feedback",
+                    "causal_feedback_gate": trained == "feedback",
+                },
+                "sagr": OmegaConf.merge(
+                    {
+                        "dim": WIDTH,
+                        "geometry": geometry,
+                        "anchor": {"slots": SLOTS, "heads": 4},
+                        "world": {"layers": 2, "hidden": WIDTH, "heads": 4},
+                        "execute_steps": EXECUTE,
+                        "control_hz": 10.0,
+                    },
+                    dict(sagr),
+                ),
+            },
+            "datasets": {"vla_data": {}},
+        }
+    )
+
+
+def build(config: Any, weights: Mapping[str, Any] | None = None) -> Any:
+    from starVLA.model.framework.base_framework import build_framework
+
+    framework = build_framework(config)
+    if weights is not None:
+        framework.load_state_dict(weights)
+    return framework
+
+
+def scaled(example: dict[str, Any]) -> dict[str, Any]:
+    """The example with its states at the scale of STATE_SCALE."""
+    import numpy as np
+
+    return example | {key: example[key] * np.float32(STATE_SCALE) for key in example if key.startswith("state")}
+
+
+def minimise(
+    loss_of: Callable[[Sequence[dict[str, Any]]], Any],
+    weights: Sequence[Any],
+    examples: Sequence[dict[str, Any]],
+    steps: int,
+    rate: float,
+    seed: int,
+) -> list[float]:
+    """AdamW with a short warm-up and a cosine to nothing; returns the mean loss of every tenth of the steps."""
+    import numpy as np
+    import torch
+
+    draw = np.random.default_rng([seed, 4])
+    optimizer = torch.optim.AdamW(weights, rate, weight_decay=1e-3)
+    losses: list[float] = []
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / 50, (1 + math.cos(math.pi * step / steps)) / 2)
+        loss = loss_of([examples[index] for index in draw.integers(len(examples), size=BATCH)])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    part = max(1, steps // 10)
+    return [round(float(np.mean(losses[at : at + part])), 4) for at in range(0, steps, part)]
+
+
+def make_model(folder: Path) -> dict[str, Any]:
+    """A vision-language model that has been taught to point, as those are that policies start from; for all seeds.
+
+    It is made at random, with a tokenizer that knows the task's words, and learns where in the picture the named object
+    is, from scenes that no policy is trained on or played in. Returns the losses and the error on scenes held out.
+    """
+    import numpy as np
+    import torch
+    from starVLA.model.modules.vlm import toy_vl
+
+    from runners.reach_world.layout import COLOURS, SHAPES
+    from runners.reach_world.record import still
+
+    bytes_only = toy_vl.make_tokenizer
+
+    def with_words() -> Any:
+        tokenizer = bytes_only()
+        tokenizer.add_tokens([*COLOURS, *SHAPES, "touch", "the"])
+        return tokenizer
+
+    toy_vl.make_tokenizer = with_words
+    try:
+        torch.manual_seed(0)
+        toy_vl.make_checkpoint(folder, LAYERS, WIDTH)
+    finally:
+        toy_vl.make_tokenizer = bytes_only
+    framework = build(configuration(folder, "baseline", {})).train()
+    interface = framework.qwen_vl_interface
+    scenes = [scene for seed in range(POINTING_SCENES) if (scene := still(900_000_000 + seed))]
+
+    def centre(scene: dict[str, Any]) -> list[float]:
+        rows, columns = np.nonzero(scene["named_mask"][0])
+        height, width = scene["named_mask"][0].shape
+        return [2 * columns.mean() / (width - 1) - 1, 2 * rows.mean() / (height - 1) - 1]
+
+    def pointed(batch: Sequence[dict[str, Any]]) -> Any:
+        layers, _ = framework._encode_vl_hidden_states([e["image"] for e in batch], [e["lang"] for e in batch])
+        return read(layers[-1][:, -1].float())
+
+    def loss(batch: Sequence[dict[str, Any]]) -> Any:
+        return (pointed(batch) - torch.tensor([centre(scene) for scene in batch])).square().mean()
+
+    read = torch.nn.Linear(WIDTH, 2)
+    weights = [*interface.parameters(), *read.parameters()]
+    losses = minimise(loss, weights, scenes[200:], POINTING_STEPS, POINTING_RATE, 0)
+    with torch.no_grad():
+        error = (pointed(scenes[:200]) - torch.tensor([centre(scene) for scene in scenes[:200]])).norm(dim=1).median()
+    interface.model.save_pretrained(folder)
+    pixels = scenes[0]["named_mask"][0].shape[0] / 2
+    return {"losses": losses, "median_error_pixels": round(error.item() * pixels, 2)}
+
+
+def train_policy(trained: str, seed: int, examples: Sequence[dict[str, Any]], model: Path, place: Path) -> None:
+    """Goes through STAGES and leaves the weights in `place`, and beside them the losses and the time."""
+    import torch
+
+    began, weights, losses = time.perf_counter(), None, {}
+    for stage, (steps, rate, sagr) in STAGES.items():
+        if trained == "baseline" and stage != "imitation":
+            continue
+        torch.manual_seed(seed)
+        if trained == "ungrounded":
+            sagr = sagr | {"losses": sagr["losses"] | UNGROUNDED.get(stage, {})}
+        if trained == "baseline":
+            steps, sagr = steps + STAGES["correction"][0], {}
+        framework = build(configuration(model, trained, sagr), weights).train()
+        if trained != "baseline":
+            # As the method's stages have it; upstream's baseline trains everything.
+            framework.qwen_vl_interface.requires_grad_(False)
+        open_ = [weight for weight in framework.parameters() if weight.requires_grad]
+        losses[stage] = minimise(
+            lambda batch, framework=framework: framework(batch)["action_loss"], open_, examples, steps, rate, seed
+        )
+        weights = framework.state_dict()
+    told = {"losses": losses, "training_seconds": round(time.perf_counter() - began)}
+    place.with_suffix(".json").write_text(json.dumps(told), encoding="utf-8")
+    part = place.with_suffix(".part")
+    torch.save(weights, part)
+    part.replace(place)
+
+
+class FrameworkPolicy:
+    """The framework as runners/reach_world sees it: the plan goes from one sampling to the next, and between two
+    samplings what is seen is held against what the plan expected since the step before.
+    """
+
+    def __init__(self, framework: Any, replan: bool) -> None:
+        from starVLA.sagr.replan import ReplanningController
+
+        self.framework, self.notes = framework, {}
+        settings = framework.sagr.replan
+        self.controller = (
+            ReplanningController(EXECUTE, settings.tau, settings.max_restarts, settings.floor) if replan else None
+        )
+        self.plan: Any = None
+        self.latest: Any = None
+
+    def begin(self, seed: int) -> None:
+        import torch
+
+        torch.manual_seed(seed)
+        self.plan = self.latest = None
+        if self.controller is not None:
+            self.controller.reset()
+
+    def act(self, observation: Any, executed: Any) -> Any:
+        from runners.reach_world.record import example_of
+
+        given: dict[str, Any] = {}
+        if self.plan is not None:
+            given = {"plan": with_actions(self.plan, executed), "executed": len(executed)}
+        result = self.framework.predict_action([scaled(example_of(observation))], **given)
+        self.plan = self.latest = result.get("plan")
+        chunk = result["normalized_actions"][0]
+        if self.controller is not None:
+            while not self.controller.empty:
+                self.controller.next()
+            self.controller.load(chunk)
+        return chunk
+
+    def interrupt(self, observation: Any, executed: Any) -> bool:
+        if self.controller is None:
+            return False
+        from runners.reach_world.record import example_of
+
+        # The evaluator carries the actions out; the controller's queue is only to have as many left.
+        self.controller.next()
+        tokens, state = self.framework.task_tokens([scaled(example_of(observation))])
+        since = with_actions(self.latest, executed[-1:])
+        residual = since.compare(self.framework.world_predictor, tokens, 1)
+        self.latest = since.advanced(tokens, state, 1)
+        decision = self.controller.check(observation.step, residual)
+        self.notes = dict(self.controller.log[-1])
+        return decision == "restart"
+
+
+def with_actions(plan: Any, executed: Any) -> Any:
+    """The plan with its first actions as they were carried out, `executed` [n, 3]."""
+    import torch
+
+    actions = plan.actions.clone()
+    actions[0, : len(executed)] = torch.from_numpy(executed)
+    return dataclasses.replace(plan, actions=actions)

@@ -1,9 +1,9 @@
-"""The demo, step by step: LLaMA-Factory (materials, four runs, a look inside one sample), then openvla, the report.
+"""The demo, step by step: LLaMA-Factory (materials, four runs, a look inside one sample), then openvla and starVLA.
 
     .venvs/engine/bin/python -m demo
 
 `make demo` builds the two environments and grafts LLaMA-Factory first. A step whose inputs are unchanged is skipped.
-The report is written before openvla begins, and again with its chapter.
+The report is written before openvla begins, and again with each further chapter.
 """
 
 from __future__ import annotations
@@ -19,19 +19,23 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from demo import openvla
-from demo.openvla_chapter import chapter, failed, pending
-from demo.report import page
+from demo import openvla, openvla_chapter, starvla, starvla_chapter
+from demo.report import failed, page, pending
 from demo.runs import Run, RunFailed, all_runs, fell, new_files, state_of, train, write_config, write_whole
 
 NAME = "LLaMA-Factory"
 CHECKOUT = Path("upstreams") / NAME
 HOME = Path("artifacts/demo")
 CODE = Path("demo")
+CHAPTERS = {
+    "openvla": (openvla, openvla_chapter, "openvla: gradient surgery, off and on"),
+    "starVLA": (starvla, starvla_chapter, "starVLA: SA-GR Flow, off and in four stages"),
+}
+"""By upstream: what gathers the facts, what writes them down, and what to say before."""
 
 
 def say(number: int, text: str) -> None:
-    print(f"==> [{number}/5] {text}", flush=True)
+    print(f"==> [{number}/{4 + len(CHAPTERS)}] {text}", flush=True)
 
 
 def make_materials(python: Path) -> None:
@@ -133,17 +137,22 @@ def gather(results: dict[str, Any], seen: dict[str, Any], upstreams: dict[str, d
     }
 
 
-def add_chapter(report: Path, facts: dict[str, Any], status: dict[str, Any] | None, python: Path) -> str:
-    """Runs openvla's part and writes the report again with its chapter, or with why there is none.
+def add_chapters(report: Path, facts: dict[str, Any], upstreams: dict[str, dict[str, Any]], python: Path) -> list[str]:
+    """Runs the part of each further upstream, and writes the report again with its chapter, or with why there is none.
 
-    Returns why it failed, or the empty string. `python` is the interpreter for the stand-in.
+    Returns why some failed. `python` is the interpreter for the stand-ins.
     """
-    say(5, "openvla: gradient surgery, off and on")
-    try:
-        text, bad = chapter(openvla.facts_of(status, HOME / "openvla", python)), ""
-    except RunFailed as error:
-        text, bad = failed(str(error)), str(error)
-    write_whole(report, page(facts, text))
+    texts = {name: pending(writer.TITLE) for name, (_, writer, _) in CHAPTERS.items()}
+    write_whole(report, page(facts, "\n".join(texts.values())))
+    bad = []
+    for number, (name, (gatherer, writer, says)) in enumerate(CHAPTERS.items(), 5):
+        say(number, says)
+        try:
+            texts[name] = writer.chapter(gatherer.facts_of(upstreams.get(name), HOME / name, python))
+        except RunFailed as error:
+            texts[name] = failed(writer.TITLE, str(error))
+            bad.append(f"the chapter on {name} did not end well: {error}")
+        write_whole(report, page(facts, "\n".join(texts.values())))
     return bad
 
 
@@ -171,15 +180,14 @@ def main() -> int:
         say(4, "report")
         upstreams = upstream_reports()
         facts = gather(results, seen, upstreams)
-        report = HOME / "report.html"
-        write_whole(report, page(facts, pending()))
     except RunFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    bad = add_chapter(report, facts, upstreams.get("openvla"), bin_folder / "python")
+    report = HOME / "report.html"
+    bad = add_chapters(report, facts, upstreams, bin_folder / "python")
     print(f"\nreport: {report} ({time.monotonic() - start:.0f} s)")
-    if bad:
-        print(f"error: the chapter on openvla did not end well: {bad}", file=sys.stderr)
+    for why in bad:
+        print(f"error: {why}", file=sys.stderr)
     flat = [name for name, result in results.items() if not fell(result)]
     if flat:
         print(f"error: the loss of {', '.join(flat)} did not fall to half of where it began", file=sys.stderr)

@@ -17,19 +17,6 @@ COMMAND = "make openvla"
 """Fetches and grafts the real tree and builds its environment."""
 
 
-def pending() -> str:
-    """What stands in the chapter's place until it is made: the rest of the report is whole without it."""
-    return f'{TITLE}<p class="quiet">Not done when this page was written: still running, or ended before its end.</p>'
-
-
-def failed(why: str) -> str:
-    """The chapter of a demo whose openvla part did not end well."""
-    return (
-        f'{TITLE}<div class="note bad"><b>This chapter did not end well.</b> What it said:</div>'
-        f"<pre>{escape(why)}</pre>"
-    )
-
-
 def which_tree(facts: dict[str, Any]) -> str:
     """Which tree ran, said first."""
     commit = f"<code>{escape(facts['commit'])}</code>"

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demo.runs import RunFailed, write_whole
-from runners.digests import Digests
+from demo import trees
+from demo.runs import RunFailed
+from demo.trees import missing
 from tests.standins.openvla_project import REPOSITORY, STANDIN, OpenVLAProject
 
 CHECKOUT, ENVIRONMENT = Path("upstreams/openvla"), Path(".venvs/openvla")
 REAL_MODULES = ("torch", "transformers", "peft", "timm", "draccus", "wandb", "tensorflow", "dlimp")
 STANDIN_MODULES = ("torch", "transformers", "peft", "accelerate", "draccus")
-MISSING = "import importlib.util, sys; print(*(m for m in sys.argv[1:] if importlib.util.find_spec(m) is None))"
 DATASET = "libero_spatial_no_noops"
-OFFLINE = {
-    "CUDA_VISIBLE_DEVICES": "",
-    "HF_HUB_OFFLINE": "1",
-    "NO_GCE_CHECK": "true",
-    "OMP_NUM_THREADS": "1",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-    "WANDB_MODE": "offline",
-}
-"""For every command of the chapter: on the processor, offline, and one thread, which is quickest for tiny models."""
+OFFLINE = {**trees.OFFLINE, "NO_GCE_CHECK": "true", "TF_CPP_MIN_LOG_LEVEL": "3", "WANDB_MODE": "offline"}
 
 
 @dataclass(frozen=True)
@@ -54,27 +44,9 @@ class Tree:
         return not self.why
 
 
-def missing(python: Path, modules: Sequence[str]) -> list[str]:
-    """Those of `modules` that `python` does not have; all of them where it does not run."""
-    if not python.is_file():
-        return list(modules)
-    run = subprocess.run([str(python), "-c", MISSING, *modules], capture_output=True, text=True)
-    return run.stdout.split() if run.returncode == 0 else list(modules)
-
-
 def why_not_real(report: Mapping[str, Any] | None, checkout: Path = CHECKOUT, environment: Path = ENVIRONMENT) -> str:
     """Why the real openvla does not run here, or the empty string; `report` is its entry in the JSON of `status`."""
-    if report is None or not (checkout / "vla-scripts").is_dir():
-        return f"{checkout} is not there"
-    if report["state"] != "applied":
-        return f"{checkout} does not carry the packs as they are now (its state: {report['state']})"
-    if not report["tree_proven"]:
-        return f"{checkout} is not proven to be the pinned tree"
-    python = environment / "bin" / "python"
-    if not python.is_file():
-        return f"its environment, {environment}, is not built"
-    lacking = missing(python, REAL_MODULES)
-    return f"its environment, {environment}, lacks {', '.join(lacking)}" if lacking else ""
+    return trees.why_not_real(report, checkout, "vla-scripts", environment, REAL_MODULES)
 
 
 def real_tree() -> Tree:
@@ -141,19 +113,4 @@ def make_materials(tree: Tree, folder: Path) -> None:
 
     Raises RunFailed.
     """
-    script = Path(tree.maker[-1])
-    digests = Digests()
-    code = f"{digests.of(tree.code)} {digests.of(script)} {tree.python}"
-    stamp = folder / "made-with.txt"
-    if stamp.exists() and stamp.read_text(encoding="utf-8") == code:
-        print(f"    kept in {folder}", flush=True)
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    environment = {**os.environ, **OFFLINE, "PYTHONPATH": tree.path}
-    command = [*tree.maker, str(folder)]
-    run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
-    if run.returncode:
-        tail = "\n".join((run.stdout + run.stderr).splitlines()[-25:])
-        raise RunFailed(f"{' '.join(command)} ended with {run.returncode}\n{tail}")
-    write_whole(stamp, code)
+    trees.make_once(tree.maker, [tree.code, Path(tree.maker[-1])], tree.path, folder, OFFLINE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -90,6 +91,23 @@ def cards(shown: Iterable[tuple[str, str]]) -> str:
     )
 
 
+def pending(title: str) -> str:
+    """What stands in a chapter's place until it is made: the rest of the report is whole without it."""
+    return f'{title}<p class="quiet">Not done when this page was written: still running, or ended before its end.</p>'
+
+
+def failed(title: str, why: str) -> str:
+    """The chapter of a part of the demo that did not end well."""
+    says = '<div class="note bad"><b>This chapter did not end well.</b> What it said:</div>'
+    return f"{title}{says}<pre>{escape(why)}</pre>"
+
+
+def _links(chapters: str) -> str:
+    """Links to the titles of further chapters."""
+    found = re.findall(r'<h1 id="(\w+)">(.*?)</h1>', chapters)
+    return "\n".join(f'<a href="#{name}">{title}</a>' for name, title in found)
+
+
 def _losses(runs: dict[str, Any], kind: str) -> str:
     series = {state: [(int(step), loss) for step, loss in runs[f"{kind}-{state}"]["losses"]] for state in ("off", "on")}
     return f"<div><h3>{kind}</h3>{line_chart(series, f'training loss, {kind}, methods off and on')}</div>"
@@ -101,10 +119,10 @@ def _bias_map(policy: str, bias: dict[str, Any], semantic_ids: Sequence[int]) ->
     return f"<div><h3><code>hsa_policy: {escape(policy)}</code>{used}</h3><p>{escape(bias['says'])}</p>{picture}</div>"
 
 
-def page(facts: dict[str, Any], chapter: str = "") -> str:
+def page(facts: dict[str, Any], chapters: str = "") -> str:
     """The whole report from `facts`: diff, overlays, runs, sample, biases, versions, upstreams, pin, when.
 
-    `chapter` is the HTML of a further chapter, with the id `openvla`.
+    `chapters` is the HTML of further chapters, each beginning with its title, an `h1` with an id.
     """
     diff, runs, sample = facts["diff"], facts["runs"], facts["sample"]
     kinds = list(dict.fromkeys(name.rsplit("-", 1)[0] for name in runs))
@@ -139,7 +157,7 @@ added the modules below; <code>llamafactory-cli train</code> then ran with the m
     }
 <nav><a href="#graft">graft</a> <a href="#attention">attention</a> <a href="#masked">masking</a>
 <a href="#training">training</a> <a href="#made">versions</a>
-{'<a href="#openvla">openvla: gradient surgery</a>' if chapter else ""}</nav>
+{_links(chapters)}</nav>
 <h2 id="graft">The graft</h2>
 <p>All that changed in files of the upstream. Each line calls into a module of its own;
 <code>python apply.py revert</code> takes it back.</p>
@@ -167,6 +185,6 @@ since feedback masks some, and so they are not to be compared with each other.</
 {table(("part", "version"), [(escape(k), f"<code>{escape(v)}</code>") for k, v in facts["versions"].items()])}
 <h3>Upstreams</h3>
 {table(("name", "state"), [(escape(k), escape(v)) for k, v in facts["upstreams"].items()])}
-{chapter}
+{chapters}
 <p class="quiet">Again: <code>make demo</code>. Steps whose inputs are unchanged are kept.</p>"""
     return document("graft: demo report", body, STYLE.read_text(encoding="utf-8"))

@@ -1,22 +1,19 @@
-"""The demo's openvla part: which tree runs, what is kept, and a failure that spares what was written before."""
+"""The demo's openvla part: which tree runs, what is kept, and a failure that is shown."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import demo.__main__ as main
-from demo import openvla, openvla_losses, openvla_tree
+from demo import openvla, openvla_losses, openvla_tree, trees
 from demo.openvla_tree import ENVIRONMENT, Tree, make_materials, standin_tree, why_not_real
 from demo.runs import RunFailed
 from runners import openvla_gradient_surgery as runner
 from runners.openvla_options import plan_of
 from runners.places import resolve
-from tests.demo import openvla_facts, sample_facts
 
 ROOT = Path(__file__).resolve().parents[2]
 APPLIED = {"state": "applied", "tree_proven": True}
@@ -140,24 +137,9 @@ def test_losses_are_read_from_wandbs_own_file(tmp_path: Path) -> None:
     import subprocess
 
     python = ROOT / ENVIRONMENT / "bin" / "python"
-    if openvla_tree.missing(python, ["wandb"]):
+    if trees.missing(python, ["wandb"]):
         pytest.skip("no wandb: .venvs/openvla is not built (make openvla)")
     subprocess.run([str(python), "-c", LOG], cwd=tmp_path, check=True, capture_output=True)
     script = [str(python), str(ROOT / "demo" / "openvla_losses.py"), str(tmp_path)]
     said = subprocess.run(script, check=True, capture_output=True, text=True).stdout
     assert json.loads(said.splitlines()[-1]) == [[0, 3.5], [10, 1.25]]
-
-
-def test_a_failure_spares_the_rest_of_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> dict[str, Any]:
-        raise RunFailed("icsm: failed: no luck")
-
-    report = tmp_path / "report.html"
-    monkeypatch.setattr(openvla, "facts_of", fail)
-    assert main.add_chapter(report, sample_facts.make(), None, Path("python")) == "icsm: failed: no luck"
-    html = report.read_text(encoding="utf-8")
-    assert "icsm: failed: no luck" in html
-    assert html.count('class="chart heat"') == 2
-    monkeypatch.setattr(openvla, "facts_of", lambda *_: openvla_facts.make(real=False))
-    assert main.add_chapter(report, sample_facts.make(), None, Path("python")) == ""
-    assert "on a stand-in, not on openvla" in report.read_text(encoding="utf-8")

@@ -72,6 +72,9 @@ SIGNATURES = [  # functions: the same parameters in the same order with the same
     "starVLA/dataloader/gr00t_lerobot/registry.py discover_and_merge",
     "deployment/model_server/tools/image_tools.py to_pil_preserve",
 ]
+ADDED_LATER = {  # by function: parameters with a default that upstream has given it since the pin
+    f"{FRAMEWORK}/base_framework.py baseframework.from_pretrained": [("config_overrides", "None")],
+}
 CALLS = {  # calls in the order in which they first stand in a function
     f"{HEAD} LayerwiseFlowmatchingActionHead.__init__": (
         *("DiT", "MLP", "ActionEncoder", "nn.Embedding", "nn.init.normal_", "Beta"),
@@ -164,7 +167,8 @@ def test_every_edit_stands_in_the_same_definition_of_the_real_tree(own: Tree, re
 @pytest.mark.upstream
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_functions_have_the_same_parameters(name: str, own: Tree, real: Tree) -> None:
-    assert parameters(Named(own, name).node) == parameters(Named(real, name).node)
+    real_ones = [each for each in parameters(Named(real, name).node) if each not in ADDED_LATER.get(name, [])]
+    assert parameters(Named(own, name).node) == real_ones
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -163,3 +163,9 @@ def refuse(run: native.Recorded, folder: Path, change: str, says: str) -> None:
     OmegaConf.save(settings, folder / "config.yaml")
     with pytest.raises(RuntimeError, match=says):
         baseframework.from_pretrained(str(folder / "final_model" / "pytorch_model.pt"))
+
+
+def test_sampling_that_knows_no_task_tokens_is_refused(policy: Any) -> None:
+    """Newer commits of upstream have another way to sample, which would go past the method without a word."""
+    with pytest.raises(NotImplementedError, match="predict_action_realtime knows no task tokens"):
+        policy.predict_action_realtime([example(0.0)])

@@ -353,6 +353,18 @@ class MapAnythingLlava3DPI(Qwen_PI):
             result["debug"] = inference_metrics(timer, flow.trace, steps, self.sagr.control_hz)
         return result
 
+    def predict_action_realtime(self, *args: Any, **kwargs: Any) -> Any:
+        """Upstream's, at commits that have it, where the method is off; it would sample without task tokens.
+
+        Raises NotImplementedError where it is on.
+        """
+        if self.sagr.active:
+            raise NotImplementedError(
+                "predict_action_realtime knows no task tokens, guidance or feedback: call predict_action, or set "
+                "framework.sagr.geometry.backend to none"
+            )
+        return super().predict_action_realtime(*args, **kwargs)
+
     def _images(self, examples: Sequence[dict]) -> list:
         images = [to_pil_preserve(example["image"]) for example in examples]
         size = getattr(self.config.datasets.vla_data, "obs_image_size", None)

@@ -1,0 +1,160 @@
+"""A trained SA-GR policy on LIBERO, with depth, against what each of its parts adds; the target moved in mid-chunk.
+
+    .venvs/openvla/bin/python runners/starvla_libero.py --work DIR --suite libero_goal \\
+        --baseline RUN/final_model/pytorch_model.pt --anchor RUN/... --feedback RUN/...
+
+Runs in the environment that has LIBERO, and starts each policy in that of starVLA, as a process of its own. Several
+checkpoints of an option are training seeds, in order. The arms guidance and replanning play the weights of --anchor.
+Episodes that are logged below --work are kept. Figures: DIR/results.json; the report: DIR/report.html.
+Exit codes: 0 done, 1 a policy could not be loaded, died, or raised in each of its episodes, 2 bad options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from runners.headless import NoBackend, choose, trial_with  # noqa: E402
+from runners.libero_assets import ASSETS, MANIFEST, Unusable, build  # noqa: E402
+from runners.places import Refused, claim  # noqa: E402
+from runners.processes import Busy, sole  # noqa: E402
+
+WORLDS = ("calm", "moved")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """`trained`: the option whose checkpoints it plays; `guidance`: what differs in `framework.sagr.guidance`."""
+
+    says: str
+    trained: str
+    guidance: Mapping[str, Any] = field(default_factory=dict)
+    replan: bool = False
+
+
+PLAIN = {"enabled": False}
+GUIDED = {"enabled": True, "step": "line_search", "eta": 1.0}
+ARMS = {
+    "baseline": Arm("flow matching on pictures (QwenPI)", "baseline"),
+    "anchor": Arm("task tokens anchored in depth geometry", "anchor", PLAIN),
+    "guidance": Arm("and residual guidance", "anchor", GUIDED),
+    "replanning": Arm("and the queue is cleared above tau", "anchor", GUIDED, True),
+    "feedback": Arm("and feedback tokens", "feedback", GUIDED, True),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(prog="runners/starvla_libero.py", description=(__doc__ or "").split("\n\n")[0])
+    options.add_argument("--work", type=Path, required=True, metavar="DIR", help="logs, figures and report")
+    for trained in dict.fromkeys(arm.trained for arm in ARMS.values()):
+        used = ", ".join(name for name, arm in ARMS.items() if arm.trained == trained)
+        options.add_argument(
+            f"--{trained}", type=Path, nargs="+", default=[], metavar="FILE", help=f"weights of {used}; one a seed"
+        )
+    options.add_argument("--suite", default="libero_goal", metavar="NAME")
+    options.add_argument("--tasks", type=int, nargs="+", metavar="N", help="numbers of tasks; default: all")
+    options.add_argument("--episodes", type=int, default=10, metavar="N", help="of each task; default %(default)s")
+    options.add_argument("--limit", type=int, metavar="N", help="control steps of an episode; default: as upstream")
+    options.add_argument("--execute-steps", type=int, metavar="K", help="default: as the checkpoint has it")
+    options.add_argument("--move-step", type=int, metavar="N", help="default: in the middle of the third chunk")
+    options.add_argument("--unnorm-key", metavar="NAME", help="for weights of several data sets: whose actions")
+    options.add_argument(
+        "--state", choices=("yes", "no"), help="whether policies see the robot's; default: as config.full.yaml has it"
+    )
+    options.add_argument("--libero", type=Path, default=ROOT / "upstreams" / "LIBERO", metavar="DIR")
+    options.add_argument("--asset-standins", action="store_true", help="plain shapes for assets that --libero lacks")
+    options.add_argument("--checkout", type=Path, default=ROOT / "upstreams" / "starVLA", metavar="DIR")
+    options.add_argument(
+        "--policy-python", type=Path, default=ROOT / ".venvs" / "starVLA" / "bin" / "python", metavar="FILE"
+    )
+    return options
+
+
+def check(options: argparse.Namespace) -> list[str]:
+    """The arms that can be played. Raises Refused for options that cannot be."""
+    arms = [name for name, arm in ARMS.items() if getattr(options, arm.trained)]
+    if not arms:
+        raise Refused("no checkpoint: give some with --baseline, --anchor, --feedback")
+    files = [file for name in arms for file in getattr(options, ARMS[name].trained)]
+    for file in [*files, options.policy_python, options.checkout / "starVLA" / "sagr" / "replan.py"]:
+        if not file.is_file():
+            raise Refused(f"{file} is not there: see --help, and docs/methods/sagr_flow.md for the checkout")
+    if len({len(getattr(options, ARMS[name].trained)) for name in arms}) > 1:
+        raise Refused("--baseline, --anchor and --feedback must name as many checkpoints each: one a training seed")
+    for name in ("episodes", "limit", "execute_steps", "move_step"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise Refused(f"--{name.replace('_', '-')} is {getattr(options, name)}: wants 1 or more")
+    return arms
+
+
+def simulator(options: argparse.Namespace) -> int:
+    """Makes LIBERO importable; returns how many of its assets are stand-ins. Raises Refused where it is not there."""
+    package = options.libero.resolve()
+    if options.asset_standins:
+        package = options.work.resolve() / "libero"
+        try:
+            build(options.libero, package)
+        except Unusable as error:
+            raise Refused(str(error)) from error
+    if not (package / "libero" / "guard").is_dir():
+        raise Refused(f"{package} is no LIBERO with its pack: run `python apply.py LIBERO`, or name it with --libero")
+    sys.path.insert(0, str(package))
+    # Empty it means no GPU, for the policy too; robosuite reads numbers in it, and fails.
+    options.no_gpu = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    if options.no_gpu:
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+    os.environ["LIBERO_CONFIG_PATH"] = str(options.work.resolve() / "libero-paths")
+    manifest = package / ASSETS / MANIFEST
+    return len(json.loads(manifest.read_text(encoding="utf-8"))["standins"]) if manifest.is_file() else 0
+
+
+def settings_of(options: argparse.Namespace, tasks: list[int], standins: int) -> dict[str, Any]:
+    """What decides the episodes. Raises Refused where --work holds logs of other settings."""
+    weights = {}
+    for trained in ("baseline", "anchor", "feedback"):
+        files = [file.resolve() for file in getattr(options, trained)]
+        weights[trained] = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    names = ("suite", "episodes", "limit", "execute_steps", "move_step", "unnorm_key", "state")
+    found = {name: getattr(options, name) for name in names}
+    found |= {"tasks": tasks, "weights": weights, "asset_standins": standins}
+    found = json.loads(json.dumps(found | {"arms": {name: asdict(arm) for name, arm in ARMS.items()}}))
+    kept = options.work / "settings.json"
+    if kept.exists() and (before := json.loads(kept.read_text(encoding="utf-8"))) != found:
+        changed = ", ".join(sorted(name for name in found if before.get(name) != found[name]))
+        raise Refused(f"{options.work} holds episodes of other settings ({changed}): choose another --work")
+    kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        arms = check(options)
+        claim(options.work)
+        with sole(options.work), choose(trial_with([sys.executable])).environment() as drawn:
+            # MuJoCo reads them when it is imported, which the modules behind this line do.
+            os.environ.update(drawn)
+            standins = simulator(options)
+            from runners.libero_world.compare import Failed, compare
+
+            try:
+                return compare(options, {name: ARMS[name] for name in arms}, WORLDS, standins, settings_of)
+            except Failed as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 1
+    except (Refused, Busy, NoBackend) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

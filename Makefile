@@ -8,6 +8,7 @@ ENGINE := .venvs/engine/bin/python
 METHOD := .venvs/LLaMA-Factory/bin/python
 OPENVLA := .venvs/openvla/bin/python
 STARVLA := .venvs/starVLA/bin/python
+INFODYN := .venvs/infodyn/bin/python
 CHECKOUT := upstreams/LLaMA-Factory
 # What `make demo` and `make test` fetch and graft; `make demo UPSTREAMS=` takes all of upstream.lock.
 UPSTREAMS ?= LLaMA-Factory
@@ -22,19 +23,25 @@ BUILD_OPENVLA := $(PYTHON311) envs/build.py openvla --python 3.10 --before 3.12 
     --no-deps-requirements envs/openvla/requirements-libero-nodeps.txt
 BUILD_STARVLA := $(PYTHON) envs/build.py starVLA --python 3.10 --cpu-shims torchvision -r envs/starVLA/requirements.txt \
     --no-deps-requirements envs/starVLA/requirements-nodeps.txt
+# omegaid asks for Python 3.12 in its metadata, and runs on 3.11. `make infodyn GPU=1` adds cupy.
+BUILD_INFODYN := PIP_IGNORE_REQUIRES_PYTHON=1 $(PYTHON) envs/build.py infodyn --python 3.11 \
+    -r envs/infodyn/requirements.txt $(if $(GPU),-r envs/infodyn/requirements-gpu.txt) \
+    --no-deps-requirements envs/infodyn/requirements-nodeps.txt
 # What runs in which environment: the grafted LLaMA-Factory's; the overlays of openvla, LIBERO and starVLA on our
 # stand-ins and the closed-loop world, in the same one, since it has torch and MuJoCo; the real openvla's; the real
 # starVLA's. Everything else: the engine's.
 METHOD_TESTS := tests/llamafactory tests/test_hsa_feedback_migration.py
+INFODYN_TESTS := tests/infodyn
 STANDIN_TESTS := tests/openvla tests/libero
 # A run of their own: both folders have a conftest.py whose names their tests import.
-SAGR_TESTS := tests/starvla $(wildcard tests/runners/test_reach_world*.py)
+SAGR_TESTS := tests/starvla $(wildcard tests/runners/test_reach_world*.py) tests/runners/test_libero_world.py
 REAL_TESTS := tests/openvla_real
 STARVLA_TESTS := tests/starvla_real tests/starvla/test_next_frame.py
-ELSEWHERE := $(addprefix --ignore=,$(METHOD_TESTS) $(STANDIN_TESTS) $(SAGR_TESTS) $(REAL_TESTS) $(STARVLA_TESTS))
+OID_TESTS := tests/oid
+ELSEWHERE := $(addprefix --ignore=,$(METHOD_TESTS) $(INFODYN_TESTS) $(OID_TESTS) $(STANDIN_TESTS) $(SAGR_TESTS) $(REAL_TESTS) $(STARVLA_TESTS))
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-engine test-methods test-upstreams openvla starvla lint bench clean engine engine-dev graft
+.PHONY: help demo test test-engine test-methods test-upstreams openvla starvla infodyn lint bench clean engine engine-dev graft
 
 help:
 	@echo "make demo            build the environments, graft, train off and on, openvla's chapter: artifacts/demo/report.html"
@@ -42,6 +49,7 @@ help:
 	@echo "make test-upstreams  the heavy tests on real upstreams"
 	@echo "make openvla         fetch and graft openvla and LIBERO, and build the environment that runs both"
 	@echo "make starvla         fetch and graft starVLA, and build the environment that runs its trainer"
+	@echo "make infodyn         build the environment of runners/analyze_oid.py (omegaid; GPU=1 adds cupy)"
 	@echo "make lint            ruff check, ruff format --check, mypy"
 	@echo "make bench           every figure of bench/, one JSON object a line"
 	@echo "make clean           remove environments, caches and artifacts; upstreams/ stays"
@@ -65,6 +73,7 @@ demo: graft
 
 test: engine-dev graft
 	@$(BUILD_METHOD) -r envs/LLaMA-Factory/requirements-dev.txt
+	@$(BUILD_INFODYN) -r envs/infodyn/requirements-dev.txt
 	@code=0; $(MAKE) --no-print-directory test-engine || code=1; $(MAKE) --no-print-directory test-methods || code=1; exit $$code
 
 test-engine:
@@ -75,10 +84,14 @@ test-methods:
 	@code=0; \
 	echo "==> tests: inside the grafted LLaMA-Factory"; \
 	$(METHOD) -m pytest -ra -m "not upstream_heavy" $(PYTEST_ARGS) $(METHOD_TESTS) || code=1; \
+	echo "==> tests: information dynamics"; \
+	$(METHOD) -m pytest -ra -m "not upstream_heavy" $(PYTEST_ARGS) $(INFODYN_TESTS) || code=1; \
 	echo "==> tests: openvla and LIBERO, on stand-ins"; \
 	$(METHOD) -m pytest -ra -m "not upstream_heavy" $(PYTEST_ARGS) $(STANDIN_TESTS) || code=1; \
 	echo "==> tests: starVLA, on a stand-in, and the closed-loop world"; \
-	$(METHOD) -m pytest -ra -m "not upstream_heavy" $(PYTEST_ARGS) $(SAGR_TESTS) || code=1; exit $$code
+	$(METHOD) -m pytest -ra -m "not upstream_heavy" $(PYTEST_ARGS) $(SAGR_TESTS) || code=1; \
+	echo "==> tests: Omega-ID of expert pairs"; \
+	$(INFODYN) -m pytest -ra $(PYTEST_ARGS) $(OID_TESTS) || code=1; exit $$code
 
 openvla: engine
 	@$(ENGINE) apply.py openvla LIBERO
@@ -87,6 +100,9 @@ openvla: engine
 starvla: engine
 	@$(ENGINE) apply.py starVLA
 	@$(BUILD_STARVLA)
+
+infodyn:
+	@$(BUILD_INFODYN)
 
 test-upstreams: engine-dev
 	@$(ENGINE) apply.py || test $$? -eq 3
@@ -110,8 +126,10 @@ lint: engine-dev
 
 bench: graft
 	@$(BUILD_METHOD)
+	@$(BUILD_INFODYN)
 	@set -o pipefail; for file in $$(grep -l '__main__' bench/*.py); do \
 	    python=$(ENGINE); ! grep -qE '^ *(import|from) (torch|transformers|llamafactory|bench.forgetting_run)' $$file || python=$(METHOD); \
+	    ! grep -q 'runners.oid' $$file || python=$(INFODYN); \
 	    echo "==> $$file"; $$python $$file --json | tail -n 1 || exit 1; \
 	done
 

@@ -76,11 +76,15 @@ def _spread(wanted: Sequence[float], gap: float, low: float, high: float) -> lis
 
 @dataclass(frozen=True)
 class Line:
-    """What has one name and one colour in `lines`: a course for each run, in steps and values."""
+    """What has one name and one colour in `lines`: a course for each run, in steps and values.
+
+    `band`: (step, low, high) of an interval around the courses.
+    """
 
     name: str
     courses: Sequence[Sequence[Point]]
     colour: int = 0
+    band: Sequence[tuple[float, float, float]] = ()
 
 
 def lines(series: Sequence[Line], title: str, unit: str, across_unit: str = "optimizer step") -> str:
@@ -92,11 +96,15 @@ def lines(series: Sequence[Line], title: str, unit: str, across_unit: str = "opt
     for line in series:
         courses = [[point for point in course if math.isfinite(point[1])] for course in line.courses]
         if courses := [course for course in courses if course]:
-            drawn.append(Line(line.name, courses, line.colour))
+            band = [each for each in line.band if all(map(math.isfinite, each))]
+            drawn.append(Line(line.name, courses, line.colour, band))
     if not drawn:
         return '<p class="quiet">Nothing was recorded.</p>'
     every = [point for line in drawn for course in line.courses for point in course]
-    across, up = Axis.over([x for x, _ in every], 6), Axis.over([y for _, y in every])
+    bounds = [bound for line in drawn for _, *ends in line.band for bound in ends]
+    across, up = Axis.over([x for x, _ in every], 6), Axis.over([*(y for _, y in every), *bounds])
+    if across.step < 1 and all(float(x).is_integer() for x, _ in every):
+        across = Axis(math.floor(across.low), math.ceil(across.high), 1)
     left, top, width, height = 52, 26, 380, 190
 
     def place(point: Point) -> Point:
@@ -113,6 +121,11 @@ def lines(series: Sequence[Line], title: str, unit: str, across_unit: str = "opt
     ends = [sum(course[-1][1] for course in line.courses) / len(line.courses) for line in drawn]
     heights = _spread([place((0, end))[1] for end in ends], 15, top, top + height)
     for line, end, y in zip(drawn, ends, heights, strict=True):
+        if line.band:
+            there = [place((x, high)) for x, _, high in line.band]
+            back = [place((x, low)) for x, low, _ in reversed(line.band)]
+            outline = "L".join(f"{x:.1f} {y:.1f}" for x, y in [*there, *back])
+            parts.append(f'<path class="band series{line.colour}" d="M{outline}Z"/>')
         for course in line.courses:
             path = "L".join("{:.1f} {:.1f}".format(*place(point)) for point in course)
             parts.append(f'<path class="line series{line.colour}" d="M{path}"/>')

@@ -1,0 +1,174 @@
+"""The command: exit codes, the table, the page and its pictures."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from runners import analyze_oid
+from runners.oid.decomposition import NAMES
+from tests.oid.oid_runs import EXPERTS, TARGET, content, write
+from tests.pages import Reader, check_drawn, check_whole, needs_chromium
+
+QUICK = ["--surrogates", "10", "--rank", "1", "--jobs", "1"]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def analysed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("run")
+    for epoch in (1, 2, 10):
+        write(run, content(epoch))
+    assert analyze_oid.main(["--run-dir", str(run), "--top-n-experts", "3", *QUICK]) == 0
+    return run
+
+
+def test_the_table_has_every_atom_of_every_pair_and_epoch(analysed: Path) -> None:
+    rows = rows_of(analysed / "oid_plots" / "moe" / "atoms.csv")
+    chosen = [f"{EXPERTS}.{i}" for i in (0, 2, 3)]
+    pairs = [(chosen[0], chosen[1]), (chosen[0], chosen[2]), (chosen[1], chosen[2])]
+    found = [(int(row["epoch"]), row["expert_i"], row["expert_j"], row["atom"]) for row in rows]
+    assert found == [(epoch, *pair, name) for epoch in (1, 2, 10) for pair in pairs for name in NAMES]
+    for row in rows:
+        assert (row["target"], row["unit"], row["basis"], row["used_rows"]) == (
+            TARGET,
+            "nats",
+            "dense evaluation",
+            "300",
+        )
+        raw, mean, value = (float(row[name]) for name in ("raw", "surrogate_mean", "value"))
+        assert value == pytest.approx(raw - mean, abs=1e-12)
+        assert float(row["low"]) <= value <= float(row["high"])
+        assert 0.3 < float(row["explained_i"]) <= 1
+        if float(row["surrogate_sd"]):
+            assert float(row["z"]) == pytest.approx(value / float(row["surrogate_sd"]))
+
+
+def test_processes_do_not_change_the_numbers(analysed: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(Path(analyze_oid.__file__)), "--run-dir", str(analysed), "--out", str(tmp_path)]
+    command += ["--top-n-experts", "3", "--surrogates", "10", "--rank", "1", "--jobs", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    again = (tmp_path / "moe" / "atoms.csv").read_bytes()
+    assert again == (analysed / "oid_plots" / "moe" / "atoms.csv").read_bytes()
+    assert "moe, pairs: 0 of 9" in done.stderr
+    assert "moe, pairs: 9 of 9" in done.stderr
+    assert "\r" not in done.stderr
+    assert "9 of 9 computed, 0 with a singular covariance, 0 files skipped" in done.stdout
+
+
+def test_the_page_is_whole_and_every_picture_is_a_file(analysed: Path) -> None:
+    folder = analysed / "oid_plots" / "moe"
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    check_whole(page)
+    reader = Reader(page)
+    files = sorted(path.name for path in folder.glob("*.svg"))
+    # Three epochs of two maps and three pairs; three pairs of sums and four courses; two scales are on the page only.
+    assert len(files) == 3 * (2 + 3) + 3 * 5
+    assert reader.tags.count("svg") == len(files) + 2
+    assert {"epoch_1_syn.svg", "epoch_10_red.svg", "epoch_2_atoms_0_3.svg", "course_2_3.svg"} <= set(files)
+    for name in files:
+        drawing = ElementTree.parse(folder / name).getroot()
+        assert drawing.tag == "{http://www.w3.org/2000/svg}svg"
+    rows = {row["atom"]: row for row in rows_of(folder / "atoms.csv") if row["epoch"] == "10"}
+    assert f"{float(rows['Syn']['value']):+.3f}" in (folder / "epoch_10_syn.svg").read_text(encoding="utf-8")
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_draws_it(analysed: Path, tmp_path: Path, width: int) -> None:
+    check_drawn((analysed / "oid_plots" / "moe" / "report.html").read_text(encoding="utf-8"), width, tmp_path)
+
+
+def test_bad_files_are_skipped_and_pictures_of_before_are_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, content(0))
+    broken = write(tmp_path, content(1))
+    broken.write_bytes(broken.read_bytes()[:-100])
+    folder = tmp_path / "oid_plots" / "moe"
+    folder.mkdir(parents=True)
+    (folder / "epoch_9_syn.svg").write_text("old")
+    (folder / "mine.svg").write_text("mine")
+    assert analyze_oid.main(["--run-dir", str(tmp_path), "--top-n-experts", "2", *QUICK]) == 3
+    assert f"skipped: {broken} cannot be read" in capsys.readouterr().err
+    assert not (folder / "epoch_9_syn.svg").exists()
+    assert (folder / "mine.svg").exists()
+    assert "Skipped files" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_pairs_that_never_meet_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, content(0, rows=900))
+    command = ["--run-dir", str(tmp_path), "--top-n-experts", "3", "--rows", "routed", *QUICK]
+    assert analyze_oid.main(command) == 0
+    said = "epoch 0, layers.1.experts.2 and layers.1.experts.3: too few common samples: 0 (routed to both), 256"
+    assert said in capsys.readouterr().err
+    folder = tmp_path / "oid_plots" / "moe"
+    rows = rows_of(folder / "atoms.csv")
+    assert len(rows) == 2 * len(NAMES) + 1
+    assert {row["used_rows"] for row in rows if row["atom"]} == {"300"}
+    assert "too few common samples: 0" in next(row["not_computed"] for row in rows if not row["atom"])
+    assert "not</text>" in (folder / "epoch_0_syn.svg").read_text(encoding="utf-8")
+    assert analyze_oid.main([*command, "--min-samples", "301"]) == 1
+
+
+def test_a_source_that_another_copies_is_flagged(tmp_path: Path) -> None:
+    made = content(0)
+    made["source_activations"][f"{EXPERTS}.2"] = 2 * made["source_activations"][f"{EXPERTS}.0"]
+    write(tmp_path, made)
+    assert analyze_oid.main(["--run-dir", str(tmp_path), "--top-n-experts", "3", *QUICK]) == 0
+    folder = tmp_path / "oid_plots" / "moe"
+    flagged = {
+        (row["expert_i"][-1], row["expert_j"][-1]) for row in rows_of(folder / "atoms.csv") if row["singular"] == "1"
+    }
+    assert flagged == {("0", "2")}
+    assert 'class="flag"' in (folder / "epoch_0_atoms_0_2.svg").read_text(encoding="utf-8")
+    assert 'class="flag"' not in (folder / "epoch_0_atoms_0_3.svg").read_text(encoding="utf-8")
+
+
+def test_sources_that_no_router_counts_are_pairs_too(tmp_path: Path) -> None:
+    made = content(0)
+    made["metadata"]["expert_activation_counts"] = {}
+    del made["metadata"]["rows"]
+    write(tmp_path, made)
+    assert analyze_oid.main(["--run-dir", str(tmp_path), "--top-n-experts", "2", *QUICK]) == 0
+    page = (tmp_path / "oid_plots" / "moe" / "report.html").read_text(encoding="utf-8")
+    assert "no source is an expert of a router that was counted" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--probe-name", "other"], "no probe other to analyse: there are moe"),
+        (["--kind", "discrete", "--rank", "5"], "give at most 4"),
+        (["--max-samples", "100"], "--max-samples is less than --min-samples"),
+    ],
+)
+def test_bad_options_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    write(tmp_path, content(0, rows=10))
+    assert analyze_oid.main(["--run-dir", str(tmp_path), *options]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "oid_plots").exists()
+
+
+def test_a_run_without_probes_or_with_one_source_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert analyze_oid.main(["--run-dir", str(tmp_path)]) == 2
+    assert "holds none" in capsys.readouterr().err
+    made = content(1, rows=10, experts=2, probe="alone")
+    del made["source_activations"][f"{EXPERTS}.1"]
+    made["metadata"]["source_modules"] = [f"{EXPERTS}.0"]
+    write(tmp_path, made)
+    assert analyze_oid.main(["--run-dir", str(tmp_path), "--probe-name", "alone"]) == 2
+    assert "a pair needs two sources, there is 1" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,11 @@ def test_options_that_cannot_be_meant(wrong: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         infodyn_digits.parse(wrong)
     assert ended.value.code == 2
+
+
+def test_without_scikit_learn_the_command_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    assert infodyn_digits.main(["--seeds", "1"]) == 2
+    assert "pip install scikit-learn==1.9.1" in capsys.readouterr().err

@@ -1,0 +1,81 @@
+"""A run with activation probes, and the Omega-ID analysis of what they kept."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from infodyn.probe import ActivationProbe
+from torch import nn
+
+from runners.digits.data import Samples, Task
+from runners.digits.keep import Arm
+from runners.digits.model import BLOCKS
+from runners.digits.report import Picture
+from runners.digits.results import name_of
+from runners.digits.training import Settings, train
+
+PROBE, KEPT = "last_experts", 512
+ANALYZE = Path(__file__).resolve().parents[1] / "analyze_oid.py"
+PATIENCE = 900.0
+
+
+def probed_run(arm: Arm, seed: int, settings: Settings, run_dir: Path, times: int = 3) -> None:
+    """Trains ``arm`` and probes its last block's experts at ``times`` places evenly over the run, the end among them.
+
+    Source: each expert on every kept token; target: the tokens that the classifier averages. Files as the probes write
+    them, in ``run_dir/probes``.
+    """
+    every = max(1, settings.choices // times)
+    spec = {"name": PROBE, "source_modules": [f"blocks.{BLOCKS - 1}.mlp.experts.*"], "target_modules": ["norm"]}
+    probe = ActivationProbe(
+        [spec],
+        run_dir,
+        "digits: validation images of all tasks",
+        validation_subset_size=KEPT,
+        save_every_n_epochs=every,
+    )
+
+    def look(number: int, model: nn.Module, tasks: dict[str, Task]) -> None:
+        if number == 0 or not probe.due(number):
+            return
+        parts = [task.validation for task in tasks.values()]
+        joined = Samples(torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts]))
+        loader = [(joined.images[at : at + 128], joined.labels[at : at + 128]) for at in range(0, len(joined), 128)]
+        with torch.no_grad(), probe.watch(model, number, samples=len(joined)) as watch:
+            for images, _ in watch.batches(loader):
+                model(images)
+
+    train(*arm, seed, settings, after_choice=look)
+
+
+def analysed(arm: Arm, run_dir: Path, jobs: int) -> tuple[list[Picture], str | None]:
+    """Pictures of the analysis of ``run_dir``, or why there are none."""
+    if find_spec("omegaid") is None:
+        return [], f"{name_of(arm)}: probed, not analysed: omegaid is not installed here (make infodyn, .venvs/infodyn)"
+    words = ("--run-dir", run_dir, "--probe-name", PROBE, "--top-n-experts", 4, "--jobs", jobs, "--max-samples", 1024)
+    command = [sys.executable, str(ANALYZE), *map(str, (*words, "--surrogates", 20))]
+    run = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=PATIENCE
+    )
+    if run.returncode:
+        said = " ".join(run.stderr.split()) or "no message"
+        return [], f"{name_of(arm)}: analyze_oid.py ended with exit code {run.returncode}: {said[-600:]}"
+    return pictures_in(run_dir / "oid_plots" / PROBE, name_of(arm)), None
+
+
+def pictures_in(folder: Path, name: str) -> list[Picture]:
+    """Synergy and redundancy of all pairs, epoch by epoch. Raises FileNotFoundError where the folder has none."""
+    found = []
+    for file in folder.glob("epoch_*_*.svg"):
+        number, kind = file.stem.removeprefix("epoch_").split("_", 1)
+        if kind in ("syn", "red"):
+            words = {"syn": "synergy", "red": "redundancy"}[kind]
+            caption = f"{name}: {words}, after {number} choices"
+            found.append((int(number), kind, Picture(caption, file.read_text(encoding="utf-8"))))
+    if not found:
+        raise FileNotFoundError(f"{folder} has no pictures epoch_N_syn.svg and epoch_N_red.svg: see analyze_oid.py")
+    return [picture for _, _, picture in sorted(found, key=lambda each: each[:2])]

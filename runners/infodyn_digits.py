@@ -1,0 +1,157 @@
+"""Schedules and experts compared on scikit-learn's digits in four tasks: accuracy, forgetting, PI, experts used.
+
+    python runners/infodyn_digits.py [--json] [--seeds 5] [--arms "dynamic, memory" ...] [--out DIR] [--no-probes]
+
+Runs in the environment of `make infodyn`, which has scikit-learn and omegaid. Writes report.html and results.json to
+artifacts/infodyn_digits; each finished run is kept there, so that a stopped comparison goes on where it was. The runs
+of the first seed with the schedules `blocks` and `dynamic` under the last routing are made once more with activation
+probes, and their files analysed by runners/analyze_oid.py. The last line printed is one JSON object.
+Exit codes: 0 all done, 1 the analysis of the probes failed (the report says why), 2 bad options, or no scikit-learn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.measure import machine
+from runners.digests import write_whole
+from runners.digits import data
+from runners.digits.data import TASKS
+from runners.digits.keep import Arm, kept_run
+from runners.digits.probing import analysed, probed_run
+from runners.digits.report import Picture, page
+from runners.digits.results import ARMS, MEASURES, Results, name_of
+from runners.digits.training import Settings
+from runners.versions import versions_of
+
+OUT = Path(__file__).resolve().parents[1] / "artifacts" / "infodyn_digits"
+PACKAGES = ("torch", "scikit-learn", "omegaid")
+
+
+def one_thread() -> None:
+    """Tiny products: more threads cost more than they give, and results would depend on their number."""
+    torch.set_num_threads(1)
+
+
+def figures_of(results: Results) -> dict[str, Any]:
+    """What is recorded: every arm's means and intervals, its values by seed, and the differences."""
+
+    def shown(mean: Any) -> dict[str, float | None]:
+        return {"mean": round(mean.mean, 4), "half": None if mean.half is None else round(mean.half, 4)}
+
+    return {
+        "bench": "digits",
+        "seeds": results.seeds,
+        "arms": {
+            name_of(arm): {
+                measure: {
+                    **shown(results.mean(arm, measure)),
+                    "values": [round(value, 4) for value in results.values(arm, measure)],
+                }
+                for measure in MEASURES
+            }
+            for arm in results.arms
+        },
+        "against": {
+            words: {measure: shown(results.difference(arm, other, measure)) for measure in MEASURES}
+            for words, arm, other in results.comparisons()
+        },
+        "settings": asdict(results.settings),
+    }
+
+
+def show(results: Results) -> None:
+    print(f"{len(results.seeds)} seeds; tasks {', '.join(TASKS)}\n{'schedule, routing':20}", end="")
+    print("".join(f"{measure:>18}" for measure in MEASURES))
+    for arm in results.arms:
+        cells = []
+        for measure in MEASURES:
+            mean = results.mean(arm, measure)
+            cells.append(f"{mean.mean:.3f}" + ("" if mean.half is None else f" ± {mean.half:.3f}"))
+        print(f"{name_of(arm):20}" + "".join(f"{cell:>18}" for cell in cells))
+
+
+def probed(results: Results, out: Path, jobs: int) -> tuple[list[Picture], list[str]]:
+    """Pictures of the probed runs, and why one has none."""
+    routers = [router for _, router in results.arms]
+    pictures, failed = [], []
+    for schedule in ("blocks", "dynamic"):
+        arm: Arm = (schedule, routers[-1])
+        if arm not in results.runs:
+            continue
+        run_dir = out / "runs" / f"{arm[0]}-{arm[1]}-seed-{results.seeds[0]}"
+        probed_run(arm, results.seeds[0], results.settings, run_dir)
+        found, why = analysed(arm, run_dir, jobs)
+        pictures += found
+        failed += [why] if why else []
+    return pictures, failed
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    defaults, known = Settings(), [name_of(arm) for arm in ARMS]
+    parser.add_argument("--json", action="store_true", help="print the JSON object only")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--arms", nargs="+", choices=known, default=known, metavar="ARM", help=f"of {'; '.join(known)}")
+    parser.add_argument("--choices", type=int, default=defaults.choices, help=f"default {defaults.choices}")
+    parser.add_argument("--steps", type=int, default=defaults.steps, help=f"a choice, default {defaults.steps}")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--no-probes", action="store_true", help="leave the probes and their analysis out")
+    parser.add_argument("--out", type=Path, default=OUT, metavar="DIR")
+    options = parser.parse_args(arguments)
+    if options.seeds < 1 or options.jobs < 1 or options.steps < 1:
+        parser.error("--seeds, --jobs and --steps must be at least 1")
+    if options.choices < 1 or options.choices % defaults.test_every or options.choices % len(TASKS):
+        parser.error(f"--choices must be a multiple of {defaults.test_every} and of the {len(TASKS)} tasks")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        data.load_digits()
+    except ModuleNotFoundError as error:
+        print(f"error: {error}, or use .venvs/infodyn (make infodyn)", file=sys.stderr)
+        return 2
+    began, resumed = time.perf_counter(), (options.out / "kept").exists()
+    settings = Settings(choices=options.choices, steps=options.steps)
+    arms = [arm for arm in ARMS if name_of(arm) in options.arms]
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    pairs = [(arm, seed) for seed in seeds for arm in arms]
+    with ProcessPoolExecutor(options.jobs, initializer=one_thread) as pool:
+        count = len(pairs)
+        found = list(pool.map(kept_run, *zip(*pairs, strict=True), [settings] * count, [options.out / "kept"] * count))
+    runs: dict[Arm, dict[int, Any]] = {arm: {} for arm in arms}
+    for (arm, seed), run in zip(pairs, found, strict=True):
+        runs[arm][seed] = run
+    results = Results(runs, settings, versions_of(sys.executable, PACKAGES) | {"machine": machine()})
+    one_thread()
+    pictures, failed = ([], []) if options.no_probes else probed(results, options.out, options.jobs)
+    figures = {**figures_of(results), "machine": machine()}
+    # Of a comparison that went on where it was, the wall time would be that of a part.
+    figures["seconds"] = None if resumed else round(time.perf_counter() - began)
+    figures["cpu_seconds_of_training"] = round(sum(run["cpu_seconds"] for run in found))
+    write_whole(options.out / "results.json", json.dumps(figures))
+    write_whole(options.out / "report.html", page(results, pictures, failed))
+    if not options.json:
+        show(results)
+        print("".join(f"{line}\n" for line in failed) + f"{options.out / 'report.html'}")
+    print(json.dumps(figures))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
     .venvs/LLaMA-Factory/bin/python bench/forgetting.py [--json] [--seeds 5] [--arms baseline,method,...]
     .venvs/LLaMA-Factory/bin/python bench/forgetting.py --read bench/results/FILE   the tables of an earlier run
+    .venvs/LLaMA-Factory/bin/python bench/forgetting.py --read bench/results/FILE --without 0   without a seed
 
 Runs on the stand-in openvla of tests/standins (a small working VLA of this project's own), grafted with the real packs:
 each seed's world is pretrained on its general tasks, then every arm fine-tunes the same checkpoint on the downstream
@@ -40,6 +41,8 @@ ARMS: dict[str, Arm] = {
     "baseline": (None, {}),
     "lower_rate": (None, {"learning_rate": RATE / 4}),
     "method": ("vulnerability", {}),
+    "method_3x": ("vulnerability", {"learning_rate": 3 * RATE}),
+    "method_10x": ("vulnerability", {"learning_rate": 10 * RATE}),
     "no_icsm_rerank": ("singular_value", {}),
     "random_subspace": ("random", {}),
     "no_thermostat": ("vulnerability", {"surgery.thermostat.enabled": False}),
@@ -124,7 +127,7 @@ def figures_of(
     }
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print the JSON object only")
     parser.add_argument("--seeds", type=int, default=5)
@@ -132,11 +135,18 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="seeds at a time")
     parser.add_argument("--keep", type=Path, help="folder for each arm's curves, so that a stopped run can go on")
     parser.add_argument("--read", type=Path, help="a file whose line of this bench is shown again; nothing is run")
-    options = parser.parse_args()
+    parser.add_argument("--without", default="", metavar="0,1", help="with --read: seeds left out of the tables")
+    options = parser.parse_args(arguments)
     if options.read is not None:
         lines = map(json.loads, options.read.read_text(encoding="utf-8").splitlines())
-        show([line for line in lines if "curves" in line][-1]["curves"])
+        curves = [line for line in lines if "curves" in line][-1]["curves"]
+        left_out = {seed for seed in options.without.split(",") if seed}
+        if not left_out < {str(seed) for seed in range(len(curves))}:
+            parser.error(f"--without {options.without}: some of the seeds 0 to {len(curves) - 1}, but not all")
+        show([own for seed, own in enumerate(curves) if str(seed) not in left_out])
         return 0
+    if options.without:
+        parser.error("--without belongs to --read")
     names = list(dict.fromkeys(["baseline", *options.arms.split(",")]))
     if unknown := [name for name in names if name not in ARMS]:
         parser.error(f"no arm is called {unknown[0]}: one of {', '.join(ARMS)}")

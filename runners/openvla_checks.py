@@ -55,6 +55,29 @@ def check(plan: Plan, places: Places) -> None:
     refuse_below(places, written if model is not None else {**written, "--hf-home": None})
 
 
+def refuse_guard_of_new_task(plan: Plan) -> None:
+    """The input guard keeps what the probe set shows; of the task that is to be learnt it keeps next to nothing old.
+
+    Raises Refused where an arm has the guard and the probe set is of the data that is trained on.
+    """
+    arms = [arm.name for arm in plan.arms if "input_guard" in arm.surgery]
+    if arms and plan.probe_jsonl is None and _same_data(plan):
+        raise Refused(
+            f"--arms {', '.join(arms)}: the probe set would be of {plan.probe_dataset}, which is trained on, and the "
+            "guard would hold LoRA off the new task and nothing else: give what must not be forgotten with "
+            "--probe-dataset NAME or --probe-jsonl FILE --probe-images DIR, leave the arm out, or say that it is meant "
+            "with --guard-new-task"
+        )
+
+
+def _same_data(plan: Plan) -> bool:
+    """Whether both names are one folder, or one suite with and without frames in which nothing moves."""
+    names = (plan.probe_dataset, plan.dataset_name)
+    if len({name.removesuffix("_no_noops") for name in names}) == 1:
+        return True
+    return plan.data_root is not None and len({(plan.data_root / name).resolve() for name in names}) == 1
+
+
 def check_evaluation(plan: Plan, places: Places) -> None:
     """Suites need action statistics, and each of LIBERO's tasks one of its largest files, which a mirror may lack.
 

@@ -1,7 +1,8 @@
 """Gradient surgery on openvla, from a probe set to LIBERO scores: probe, icsm, baseline, method, eval, report.
 
     python runners/openvla_gradient_surgery.py --vla-path CHECKPOINT --data-root DATA \\
-        --dataset-name libero_spatial_no_noops --general-suites libero_object --arms all --seeds 0,1,2
+        --dataset-name libero_spatial_no_noops --general-suites libero_object --arms all --seeds 0,1,2 \\
+        --probe-dataset libero_object_no_noops
 
 Every stage is a native command of the grafted checkout, and is skipped while nothing that it depends on has changed.
 Exit codes: 0 all done, 1 a stage failed (the report names it), 2 bad options, 130 interrupted.

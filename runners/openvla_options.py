@@ -12,13 +12,16 @@ from pathlib import Path
 
 from runners.digests import Digests, checkout_state, commit_of
 from runners.openvla_arms import arms_of
-from runners.openvla_checks import check, check_evaluation, folder
+from runners.openvla_checks import check, check_evaluation, folder, refuse_guard_of_new_task
 from runners.openvla_plan import KINDS, OWNED, Plan
 from runners.places import Places, Refused
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "transformers", "peft", "timm", "tensorflow", "tensorflow-cpu", "mujoco", "robosuite", "numpy")
 """Packages whose version changes what a stage computes."""
+
+UPSTREAM_RATE = 5e-4
+"""`learning_rate` of the pinned upstream's FinetuneConfig, which a test holds against it."""
 
 VERSIONS = """
 import importlib.metadata, json, platform, sys
@@ -59,6 +62,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     probe.add_argument("--probe-jsonl", metavar="FILE", help="take it from here and not from a data set")
     probe.add_argument("--probe-images", metavar="DIR", help="the images that --probe-jsonl names")
+    probe.add_argument(
+        "--guard-new-task",
+        action="store_true",
+        help="let the arm input_guard hold LoRA off the inputs of --dataset-name itself, where it keeps nothing else",
+    )
     score = parser.add_argument_group("evaluation")
     score.add_argument("--num-trials", type=int, default=50, metavar="N", help="episodes a task; default %(default)s")
     score.add_argument("--num-tasks", type=int, metavar="N", help="only the first N tasks of each suite")
@@ -153,6 +161,8 @@ def plan_of(options: argparse.Namespace, places: Places) -> Plan:
         extra=extra,
         environment=places.environment(),
     )
+    if not options.guard_new_task:
+        refuse_guard_of_new_task(plan)
     check(plan, places)
     if not kinds or "eval" in kinds:
         check_evaluation(plan, places)
@@ -180,7 +190,7 @@ def learning_rate(text: str | None) -> float:
     Raises Refused.
     """
     try:
-        rate = 5e-4 if text is None else float(text)
+        rate = UPSTREAM_RATE if text is None else float(text)
     except ValueError:
         rate = math.nan
     if not 0.0 < rate < math.inf:
@@ -209,7 +219,7 @@ def general_commands(pairs: list[str]) -> dict[str, str]:
 def extras(pairs: list[str]) -> dict[str, dict[str, str]]:
     """`--set GROUP.KEY=VALUE` by group.
 
-    Raises Refused for an unknown group, and for a key that the runner sets by an option of its own.
+    Raises Refused for an unknown group, and for a key that the runner sets by an option of its own or by the arm.
     """
     found: dict[str, dict[str, str]] = {group: {} for group in OWNED}
     for pair in pairs:
@@ -217,6 +227,8 @@ def extras(pairs: list[str]) -> dict[str, dict[str, str]]:
         group, _, key = left.partition(".")
         if not equals or not key or group not in OWNED:
             raise Refused(f"--set {pair}: it is GROUP.KEY=VALUE with one of {', '.join(OWNED)} as GROUP")
+        if group == "finetune" and key.startswith("surgery."):
+            raise Refused(f"--set {pair}: that is the method's, which not every arm has; --set {key}={value}")
         if key in OWNED[group]:
             raise Refused(f"--set {pair}: the runner sets {key} itself ({OWNED[group][key]})")
         found[group][key] = value

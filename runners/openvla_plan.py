@@ -19,7 +19,7 @@ OWNED = {
     | {"run_root_dir": "--work", "adapter_tmp_dir": "--work", "max_steps": "--max-steps", "save_steps": "--max-steps"}
     | {"save_latest_checkpoint_only": "--work", "image_aug": "--no-image-aug", "run_id_note": "--arms, --seeds"},
     "surgery": {"enabled": "--arms", "subspace_dir": "--work", "probe_dir": "--work", "seed": "--seeds"}
-    | {"hsw": "--arms", "thermostat.enabled": "--arms"},
+    | {"hsw": "--arms", "thermostat.enabled": "--arms", "input_guard": "--arms"},
     "eval": {"pretrained_checkpoint": "--work", "task_suite_name": "--suite", "local_log_dir": "--work"}
     | {"num_trials_per_task": "--num-trials", "num_tasks": "--num-tasks", "center_crop": "--no-image-aug"}
     | {"model_family": "always openvla", "run_id_note": "--arms, --seeds"},

@@ -178,3 +178,32 @@ def test_the_runner_compares_at_the_rate_that_was_measured_here() -> None:
         assert (ARMS[name][0] is None) == (arms[name].rank_by is None)
     assert float(arms["input_guard"].surgery["input_guard"]) == ARMS["input_guard"][1]["surgery.input_guard"]
     assert {arm.rate for name, arm in arms.items() if name not in ("input_guard", "higher_rate")} == {1.0}
+
+
+def test_the_method_is_run_at_other_rates_and_otherwise_the_same() -> None:
+    for name, times in (("method_3x", 3), ("method_10x", 10)):
+        assert ARMS[name][0] == ARMS["method"][0]
+        assert options_of(ARMS[name]) == {**options_of(ARMS["method"]), "learning_rate": pytest.approx(times * RATE)}
+
+
+def test_an_earlier_run_is_shown_without_a_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lost = [[[0, 1.0, 0.0], [20, 0.5, 1.0]], [[0, 1.0, 0.0], [20, 0.2, 1.0]]]
+    kept = [[[0, 1.0, 0.0], [20, 1.0, 1.0]], [[0, 1.0, 0.0], [20, 0.4, 1.0]]]
+    curves = [{"baseline": a, "input_guard": b} for a, b in zip(lost, kept, strict=True)]
+    file = tmp_path / "figures.jsonl"
+    file.write_text(json.dumps({"curves": curves}), encoding="utf-8")
+
+    def shown(*more: str) -> list[str]:
+        assert forgetting.main(["--read", str(file), *more]) == 0
+        said = capsys.readouterr().out.splitlines()
+        return [said[0][:7], *(line.split()[2] for line in said if line.startswith("input_guard"))]
+
+    # At any reach the guard keeps all of the loss with seed 0 and a quarter with seed 1.
+    assert shown() == ["2 seeds", "62.5%", "62.5%", "62.5%"]
+    assert shown("--without", "0") == ["1 seeds", "25.0%", "25.0%", "25.0%"]
+    for wrong in ("2", "0,1", "x"):
+        with pytest.raises(SystemExit):
+            forgetting.main(["--read", str(file), "--without", wrong])
+    with pytest.raises(SystemExit):
+        forgetting.main(["--without", "0"])
+    assert "--without belongs to --read" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import re
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from guard_models import ACTIONS, Answering, directions, model_with_lora, probe_batch, whole_inputs
 from peft import LoraConfig, get_peft_model
 from research.config import SurgeryConfig, ThermostatConfig
-from research.hooks.input_basis import Answered, basis_of, grams_of, groups_of
+from research.hooks.input_basis import Answered, Inputs, basis_of, groups_of, inputs_of
 from research.hooks.input_guard import InputGuard, lora_layers
 from research.probe.batch import ProbeBatch
 from research.ranks import Ranks
@@ -49,8 +50,9 @@ def test_a_sum_over_batches_is_the_whole_inputs_with_the_models_own_answer_behin
     layers = lora_layers(model)
     assert len(layers) == 10
     state = torch.get_rng_state()
-    found = grams_of(model, layers, Answered(model, lambda: batches, ACTIONS), rows=1000, seed=1)
+    kept = inputs_of(model, layers, Answered(model, lambda: batches, ACTIONS), rows=1000, seed=1)
     assert torch.equal(torch.get_rng_state(), state)
+    found = {name: of_layer.gram for name, of_layer in kept.items()}
     for name, inputs in whole_inputs(model, layers, batches).items():
         # Patches, prompt and two of three action tokens (the third has no successor), without padding.
         assert len(inputs) == 4 * (3 * PATCHES + (4 + 6 + 5) + 3 * 2)
@@ -73,13 +75,67 @@ def test_more_padding_changes_nothing_and_rows_are_so_many_of_a_batch() -> None:
         batch.output_position,
         batch.ids,
     )
-    found = grams_of(model, layers, Answered(model, lambda: [batch], ACTIONS), 1000, 1)
-    again = grams_of(model, layers, Answered(model, lambda: [longer], ACTIONS), 1000, 1)
-    few = grams_of(model, layers, Answered(model, lambda: [batch, probe_batch(1)], ACTIONS), 3, 1)
-    for name, gram in found.items():
-        assert torch.allclose(gram, again[name], rtol=1e-5, atol=1e-5)
+    found = inputs_of(model, layers, Answered(model, lambda: [batch], ACTIONS), 1000, 1)
+    again = inputs_of(model, layers, Answered(model, lambda: [longer], ACTIONS), 1000, 1)
+    few = inputs_of(model, layers, Answered(model, lambda: [batch, probe_batch(1)], ACTIONS), 3, 1)
+    for name, of_layer in found.items():
+        assert torch.allclose(of_layer.gram, again[name].gram, rtol=1e-5, atol=1e-5)
     # Below the first layer's mixing, one token makes the same row twice.
-    assert max(int(torch.linalg.matrix_rank(gram)) for gram in few.values()) == 2 * 3
+    assert max(int(torch.linalg.matrix_rank(of_layer.gram)) for of_layer in few.values()) == 2 * 3
+
+
+def test_what_is_held_of_other_samples_is_told_and_the_basis_is_of_all() -> None:
+    """Against the SVD of the rows of all batches but the first and the ninth, in float64."""
+    model, batches, share = model_with_lora(), [probe_batch(seed) for seed in range(10)], 0.8
+    layers = lora_layers(model)
+    parts = [whole_inputs(model, layers, [batch]) for batch in batches]
+    guard = InputGuard.measured(model, lambda: batches, ALONE, share, ACTIONS, 1000, 1)
+    report = guard.report
+    wanted: list[tuple[int, float, float]] = []
+    for name, (count, size, energy, row) in report["by_layer"].items():
+        own = [part[name] for part in parts]
+        basis = directions(np.concatenate([own[n] for n in range(10) if n not in (0, 8)]), share)
+        lengths, inside = ((np.concatenate([own[0], own[8]]) @ way) ** 2 for way in (np.eye(HIDDEN), basis))
+        held = (inside.sum() / lengths.sum(), (inside.sum(1) / lengths.sum(1)).mean())
+        assert (energy, row) == pytest.approx(held, abs=1e-4)
+        assert (count, size) == (directions(np.concatenate(own), share).shape[1], HIDDEN)
+        wanted.append((count, *held))
+    assert [count for count, *_ in wanted] == [count for count, _ in guard.widths()]
+    assert report["share"] == share
+    assert report["seconds"] > 0
+    for column, key in ((1, "held_energy"), (2, "held_of_rows")):
+        values = [one[column] for one in wanted]
+        assert report[key] == pytest.approx({"min": min(values), "median": float(np.median(values))}, abs=1e-4)
+    assert report["directions_of_inputs"]["min"] == min(count for count, *_ in wanted) / HIDDEN
+    weak = [name for name, (*_, row) in zip(layers, wanted, strict=True) if row < report["least"]]
+    assert report["below_least"] == weak != []
+    assert report["never_run"] == []
+
+
+def test_one_batch_leaves_no_other_samples_to_check_against() -> None:
+    report = InputGuard.measured(model_with_lora(), lambda: [probe_batch()], ALONE, 0.9, ACTIONS, 1000, 1).report
+    assert report["held_energy"] is report["held_of_rows"] is None
+    assert all(row[2:] == [None, None] for row in report["by_layer"].values())
+
+
+def test_one_long_row_shows_in_the_mean_over_rows() -> None:
+    """A massive token takes the energy, and with it the only direction."""
+    kept = Inputs(torch.zeros(4, 4, dtype=torch.float64))
+    for number in range(2):
+        kept.add(torch.cat([100 * torch.eye(4)[:1], torch.eye(4)[1:]]), number)
+    assert basis_of(kept.gram, 0.99).shape == (4, 1)
+    assert kept.checked(0.99) == pytest.approx((10000 / 10003, 1 / 4))
+
+
+def test_a_layer_that_the_probe_never_runs_is_named() -> None:
+    model = model_with_lora()
+    idle = get_peft_model(nn.Sequential(nn.Linear(HIDDEN, HIDDEN)), LoraConfig(r=2, target_modules=["0"]))
+    model.add_module("idle", idle)
+    name = next(name for name in lora_layers(model) if name.startswith("idle"))
+    with pytest.warns(UserWarning, match=rf"holds nothing in 1 of 11 layers.*never runs them: {re.escape(name)};"):
+        guard = InputGuard.measured(model, lambda: [probe_batch()], ALONE, 0.9, ACTIONS, 1000, 1)
+    assert guard.report["never_run"] == [name]
+    assert guard.report["by_layer"][name] == [0, HIDDEN, None, None]
 
 
 def test_layers_are_taken_in_groups_that_fit_and_come_to_the_same() -> None:
@@ -111,6 +167,7 @@ def test_layers_are_taken_in_groups_that_fit_and_come_to_the_same() -> None:
 def test_memory_does_not_grow_with_the_probe_samples_and_stays_in_the_room(room: int) -> None:
     model = model_with_lora()
     held: list[list[int]] = []
+    looked = (0, 7, 8, 24, 29)
 
     def measured() -> int:
         """Bytes of all tensors of numbers that live, but for the batch at hand."""
@@ -121,14 +178,17 @@ def test_memory_does_not_grow_with_the_probe_samples_and_stays_in_the_room(room:
         gc.collect()
         before = measured()
         held.append([])
-        for seed in range(12):
+        for seed in range(30):
             yield probe_batch(seed)
-            held[-1].append(measured() - before)
+            if seed in looked:
+                held[-1].append(measured() - before)
 
-    InputGuard.measured(model, batches, ALONE, 0.9, ACTIONS, 1000, 1, room=room)
+    rows = 5
+    InputGuard.measured(model, batches, ALONE, 0.9, ACTIONS, rows, 1, room=room)
     sizes = (10,) if room == 10 * GRAM else (4, 4, 2)
-    # The first batch makes the matrices, and none after it adds a byte.
-    assert held == [[size * GRAM] * 12 for size in sizes]
+    # The first batch makes the matrices; what the four batches for the check leave is float32 rows, and no others add.
+    apart = [4 * rows * HIDDEN * count for count in (1, 1, 2, 4, 4)]
+    assert held == [[size * (GRAM + kept) for kept in apart] for size in sizes]
 
 
 def test_after_any_step_the_branch_is_silent_on_the_probe_and_only_there() -> None:

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -304,14 +305,90 @@ def test_a_run_of_train_py_is_a_teacher_and_training_goes_on_from_it(
     assert next(line["mean_drift"] for line in lines if "mean_drift" in line) > measured[0]
 
 
-def test_the_input_guard_holds_the_drift(finetune: Finetune, switched_on: dict[str, object]) -> None:
-    drifts, common = {}, {**switched_on, "surgery.hsw": False, "learning_rate": 5e-3}
-    for share in (0.0, 0.99):
-        ran = finetune(**common, **{"surgery.input_guard": share})
-        lines = [json.loads(line) for line in ran.one("runs/*/metrics.jsonl").read_text().splitlines()]
-        drifts[share] = [line["mean_drift"] for line in lines if "mean_drift" in line]
-    assert drifts[0.0][0] == drifts[0.99][0] == 0.0, "nothing has changed before the first step"
-    assert 0.0 < drifts[0.99][-1] < 0.5 * drifts[0.0][-1]
+@pytest.fixture(scope="module")
+def guarded_options(switched_on: dict[str, object]) -> dict[str, object]:
+    return {**switched_on, "surgery.hsw": False, "learning_rate": 5e-3, "surgery.input_guard": 0.99}
+
+
+@pytest.fixture(scope="module")
+def guarded(finetune: Finetune, guarded_options: dict[str, object]) -> Ran:
+    return finetune(**guarded_options)
+
+
+def lines_of(ran: Ran) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in ran.one("runs/*/metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_input_guard_holds_the_drift(finetune: Finetune, guarded_options: dict[str, object], guarded: Ran) -> None:
+    free = finetune(**{**guarded_options, "surgery.input_guard": 0.0})
+    without, held = ([line["mean_drift"] for line in lines_of(ran) if "mean_drift" in line] for ran in (free, guarded))
+    assert without[0] == held[0] == 0.0, "nothing has changed before the first step"
+    assert 0.0 < held[-1] < 0.5 * without[-1]
+
+
+def test_the_first_line_says_what_the_guard_holds_of_other_samples(guarded: Ran) -> None:
+    """24 probe samples are two batches: the first is held against the second's directions."""
+    first, *later = lines_of(guarded)
+    report, adapter = first["input_guard"], load_file(guarded.one("adapter-tmp/*/adapter_model.safetensors"))
+    assert not any("input_guard" in line for line in later)
+    factors = {name.removesuffix(".lora_A.weight"): a for name, a in adapter.items() if "lora_A" in name}
+    assert report["by_layer"].keys() == factors.keys()
+    for name, (count, size, energy, row) in report["by_layer"].items():
+        assert 0 < count < size == factors[name].shape[1]
+        assert 0.5 < energy < 1.0
+        assert 0.5 < row < 1.0
+
+
+def test_a_resumed_adapter_stays_orthogonal_to_the_guarded_directions(
+    finetune: Finetune,
+    guarded_options: dict[str, object],
+    guarded: Ran,
+    on: Ran,
+    materials: Materials,
+    subspaces: Path,
+) -> None:
+    adapter = "adapter-tmp/*/adapter_model.safetensors"
+    saved = guarded.one(adapter)
+    resumed = finetune(**guarded_options, **{"surgery.resume": saved.parent})
+    bases = guarded_directions(materials.checkpoint, subspaces / "probe", 0.99)
+
+    def inside(file: Path) -> list[float]:
+        """Of each layer's A the share of its length in U, in float64."""
+        found = load_file(file)
+        pairs = [(found[f"{name}.lora_A.weight"].double(), basis.double()) for name, basis in bases.items()]
+        return [float((factor @ basis).norm() / factor.norm()) for factor, basis in pairs]
+
+    before, after = load_file(saved), load_file(resumed.one(adapter))
+    assert all(not torch.equal(before[f"{name}.lora_A.weight"], after[f"{name}.lora_A.weight"]) for name in bases)
+    assert max(inside(resumed.one(adapter))) < 1e-4
+    assert min(inside(on.one(adapter))) > 0.3
+
+
+def guarded_directions(checkpoint: Path, probe: Path, share: float) -> dict[str, torch.Tensor]:
+    """U of each layer with LoRA, found again from the checkpoint; what it is made of is tested in test_input_guard."""
+    from peft import LoraConfig, get_peft_model
+    from prismatic.extern.hf.configuration_prismatic import OpenVLAConfig
+    from prismatic.extern.hf.modeling_prismatic import OpenVLAForActionPrediction
+    from prismatic.extern.hf.processing_prismatic import PrismaticImageProcessor, PrismaticProcessor
+    from prismatic.extern.hf.registration import AutoProcessor, register
+    from research.anatomy import anatomy
+    from research.assembly import _batches
+    from research.hooks.input_guard import InputGuard, lora_layers
+    from research.probe.hidden_and_mask import prompt_builder_for, template_of
+    from research.probe.probe_set import ProbeSet
+    from research.ranks import Ranks
+
+    model = OpenVLAForActionPrediction.from_pretrained(checkpoint)
+    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights="gaussian"))
+    register(OpenVLAConfig, OpenVLAForActionPrediction, PrismaticImageProcessor, PrismaticProcessor)
+    processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True)
+    template, ranks, parts = template_of(prompt_builder_for(checkpoint)), Ranks.of(model), anatomy(model)
+
+    def batches() -> Any:
+        return _batches(ProbeSet.load(probe), processor, template, parts, 16, ranks.device)
+
+    guard = InputGuard.measured(model, batches, ranks, share, 7, 256, 7)
+    return dict(zip(lora_layers(model), (basis for _, basis in guard._held), strict=True))
 
 
 def test_the_input_guard_is_refused_where_there_is_no_lora(

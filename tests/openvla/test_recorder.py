@@ -20,11 +20,12 @@ def steps(path: Path) -> list[int]:
 def test_a_new_run_moves_an_older_file_aside_and_only_when_it_writes(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 40}\n', encoding="utf-8")
-    file = MetricsFile(path, True, {"beta": 0.25})
+    file = MetricsFile(path, True, {"beta": 0.25}, {"input_guard": {"layers": 3}})
     assert steps(path) == [40]
     for step in (0, 10):
         file.write({"step": step})
-    assert lines(path) == [{"step": 0, "settings": {"beta": 0.25}}, {"step": 10}]
+    first = {"step": 0, "settings": {"beta": 0.25}, "input_guard": {"layers": 3}}
+    assert lines(path) == [first, {"step": 10}]
     assert steps(tmp_path / "metrics.previous.jsonl") == [40]
 
 

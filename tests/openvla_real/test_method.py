@@ -90,6 +90,31 @@ def test_a_resumed_run_goes_on_counting(
     assert resumed.weights[0][0] not in method.weights[0]
 
 
+def test_the_input_guard_holds_the_drift(
+    grafted: Path, materials: Path, method: native.Recorded, on: list[object], tmp_path: Path
+) -> None:
+    """The guard alone, at the method's rate and seed, on a probe set of the task that is learnt."""
+    from safetensors.torch import load_file
+
+    guard = ["--surgery.hsw", "false", "--surgery.input_guard", 0.99]
+    run = native.finetune(grafted, tmp_path, materials, *on, *guard, steps=8)
+    first, *later = lines_of(run)
+    held, damped = (
+        [line["mean_drift"] for line in lines if "mean_drift" in line] for lines in ((first, *later), lines_of(method))
+    )
+    assert held[0] == damped[0] == 0.0
+    assert 0.0 < held[-1] < 0.5 * damped[-1]
+    assert run.weights[0][-1] != run.weights[0][0]
+    report = first["input_guard"]
+    factors = load_file(run.one("adapters/*/adapter_model.safetensors"))
+    assert len(report["by_layer"]) == sum("lora_A" in name for name in factors)
+    for name, (count, _, energy, row) in report["by_layer"].items():
+        if name not in report["never_run"]:
+            assert count > 0
+            assert 0.0 < energy <= 1.0
+            assert 0.0 < row <= 1.0
+
+
 def test_two_ranks_hold_the_same_weights_and_factors(
     grafted: Path, materials: Path, on: list[object], tmp_path: Path
 ) -> None:

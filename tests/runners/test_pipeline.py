@@ -99,7 +99,7 @@ def test_a_new_module_in_the_checkout_is_a_change(fake: Fake) -> None:
 def test_one_more_arm_trains_only_that(fake: Fake) -> None:
     assert main(fake.arguments()) == 0
     fake.take_notes()
-    assert main(fake.arguments("--arms", "all")) == 0
+    assert main(fake.arguments("--arms", "all", "--guard-new-task")) == 0
     arms = ("higher_rate", "no_icsm_rerank", "no_hsw", "no_thermostat", "random_subspace", "input_guard")
     assert fake.take_notes() == [
         *("icsm singular_value", "icsm random"),
@@ -118,7 +118,7 @@ def test_an_arms_factor_on_the_learning_rate_is_its_alone(fake: Fake, monkeypatc
             assert f"--learning_rate {found[arm]} " in record["command"]
         return found
 
-    arguments = ["--arms", "baseline,input_guard,higher_rate"]
+    arguments = ["--arms", "baseline,input_guard,higher_rate", "--guard-new-task"]
     assert main(fake.arguments(*arguments)) == 0
     trained = [f"finetune {arm}-seed0" for arm in ("baseline", "higher_rate", "input_guard")]
     assert [note for note in fake.take_notes() if note.startswith("finetune")] == trained
@@ -194,7 +194,17 @@ def options_of(command: list[str]) -> dict[str, str]:
 
 
 def test_a_dry_run_prints_every_command_and_writes_nothing(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--arms", "all", "--nproc", "4", "--set", "finetune.batch_size=2", "--set", "surgery.log_every=1"]
+    arguments = [
+        "--arms",
+        "all",
+        "--guard-new-task",
+        "--nproc",
+        "4",
+        "--set",
+        "finetune.batch_size=2",
+        "--set",
+        "surgery.log_every=1",
+    ]
     assert main(fake.arguments(*arguments, "--num-tasks", "1", "--dry-run")) == 0
     found = commands(capsys)
     assert fake.take_notes() == []
@@ -258,7 +268,10 @@ def test_on_the_processor_the_launcher_runs_the_script(fake: Fake, capsys: pytes
         (["--set", "finetune.max_steps=4"], "--max-steps"),
         (["--set", "finetune.learning_rate=0"], "finetune.learning_rate=0"),
         (["--set", "finetune.learning_rate=fast"], "finetune.learning_rate=fast"),
+        (["--set", "finetune.surgery.input_guard=0.5"], "--set surgery.input_guard=0.5"),
         (["--set", "lora_rank=4"], "GROUP.KEY=VALUE"),
+        (["--arms", "all"], "--probe-jsonl FILE --probe-images DIR"),
+        (["--arms", "input_guard", "--probe-dataset", "libero_spatial"], "--probe-dataset NAME"),
         (["--general-suites", "libero_spatial"], "--general-suites"),
         (["--general-suites", "libero_10"], "--statistics"),
         (["--suite", "libero_10"], "--statistics"),
@@ -281,6 +294,37 @@ def test_what_cannot_work_is_refused_by_name_before_anything_is_written(
     assert main(fake.arguments(*arguments)) == 2
     assert word in capsys.readouterr().err
     assert not (fake.root / "work").exists()
+
+
+SET_BY_AN_ARM = sorted({key for arm in ARMS.values() for key in arm.surgery})
+
+
+@pytest.mark.parametrize("key", SET_BY_AN_ARM)
+def test_what_an_arm_sets_of_the_method_is_set_for_no_other(
+    fake: Fake, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    assert main(fake.arguments("--set", f"surgery.{key}=0.5", "--dry-run")) == 2
+    assert f"the runner sets {key} itself (--arms)" in capsys.readouterr().err
+
+
+def test_the_input_guard_takes_another_data_set_and_not_the_same_by_another_name(
+    fake: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = fake.root / "data"
+    (data / "libero_object_no_noops").mkdir()
+    (data / "linked").symlink_to(data / "libero_spatial_no_noops")
+    pairs = fake.root / "pairs.jsonl"
+    pairs.touch()
+
+    def asked(*probe: str) -> int:
+        return main(fake.arguments("--arms", "input_guard", "--dry-run", *probe))
+
+    assert asked("--probe-dataset", "libero_object_no_noops") == 0
+    assert asked("--probe-jsonl", str(pairs), "--probe-images", str(data)) == 0
+    assert asked("--guard-new-task") == 0
+    capsys.readouterr()
+    assert asked("--probe-dataset", "linked") == 2
+    assert "the probe set would be of linked, which is trained on" in capsys.readouterr().err
 
 
 def test_statistics_of_a_suite_may_come_from_a_file(fake: Fake) -> None:

@@ -128,7 +128,8 @@ def _assemble(
     hooks = HSWHooks({n: parts.layers[n] for n in bases}, bases, damping, recorder) if bases else None
     files = json.dumps([subspaces.meta["files"], sorted(bases)], sort_keys=True)
     identity = {"subspaces": hashlib.sha256(files.encode()).hexdigest(), "settings": settings.settings()}
-    log = MetricsFile(run_dir / "metrics.jsonl", ranks.main, settings.settings())
+    further = {} if guard is None else {"input_guard": guard.report}
+    log = MetricsFile(run_dir / "metrics.jsonl", ranks.main, settings.settings(), further)
     every = settings.log_every
     return Surgery(damping, hooks, recorder, thermostat, log, ranks, run_dir, identity, every, autocast, guard)
 

@@ -81,9 +81,10 @@ class SurgeryConfig:
     # not the method's: 0.99 with ten times the learning rate is what bench/forgetting.py runs.
     input_guard: float = 0.0
     guard_actions: int = 7  # the model's own tokens behind each probe prompt; openvla's action has seven
-    # Inputs that a layer takes of each probe batch, to find its directions in: more cost time, and no memory. That is
-    # 8 D^2 bytes for a layer of D inputs on the main rank's device (134 MB for 4096, 969 MB for 11008), 8 GiB at a
-    # time, however many samples there are (research/hooks/input_basis.py).
+    # Inputs that a layer takes of each probe batch, to find its directions in. Fewer rows than the layer has inputs
+    # hold all of themselves and less of other samples; what the directions hold there is in metrics.jsonl's first line.
+    # More cost time and no memory: that is 8 D^2 bytes for a layer of D inputs on the main rank's device (134 MB for
+    # 4096, 969 MB for 11008), 8 GiB at a time, however many samples there are (research/hooks/input_basis.py).
     guard_rows: int = 256
     log_every: int = 10  # optimizer steps; upstream logs to wandb every 10
     seed: int = 7  # order in which the probe set is gone through

@@ -57,11 +57,13 @@ class MetricsFile:
     """``metrics.jsonl`` in the run's folder: one object a line, on the main rank, nothing before the first line.
 
     A new run moves an older file aside; a resumed run drops the lines of steps that it will make again. The first line
-    that either writes has the run's settings, of which the folder's name is a digest.
+    that either writes has the run's settings, of which the folder's name is a digest, and what ``further`` says.
     """
 
-    def __init__(self, path: Path, main: bool, settings: Mapping[str, Any]) -> None:
-        self._path, self._main, self._settings = path, main, settings
+    def __init__(
+        self, path: Path, main: bool, settings: Mapping[str, Any], further: Mapping[str, Any] | None = None
+    ) -> None:
+        self._path, self._main, self._first = path, main, {"settings": settings, **(further or {})}
         self._resumed_at: int | None = None
         self._opened = False
 
@@ -75,7 +77,7 @@ class MetricsFile:
             return
         if not self._opened:
             self._open()
-            line = {**line, "settings": self._settings}
+            line = {**line, **self._first}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

@@ -11,6 +11,7 @@ span. HSW damps the output side of a gradient; it cannot hold this (see docs/met
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,7 +23,8 @@ from torch.utils.hooks import RemovableHandle
 
 from ..probe.hidden_and_mask import ProbeBatch
 from ..ranks import Ranks
-from .input_basis import ROOM, Answered, basis_of, grams_of, groups_of, width_of
+from .guard_report import Held, report_of, warn_of_unseen
+from .input_basis import ROOM, Answered, basis_of, groups_of, inputs_of, width_of
 
 
 def lora_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -52,10 +54,11 @@ class InputGuard:
     Args:
         held: each factor A ``[r, D_in]``, or a convolution's ``[r, C, kernel...]``, and its U ``[D_in, k]``, on one
             device.
+        report: what the measurement came to, in plain types; empty on all ranks but the main one.
     """
 
-    def __init__(self, held: list[tuple[nn.Parameter, torch.Tensor]]) -> None:
-        self._held = held
+    def __init__(self, held: list[tuple[nn.Parameter, torch.Tensor]], report: dict[str, Any] | None = None) -> None:
+        self._held, self.report = held, report or {}
         self._handle: RemovableHandle | None = None
 
     @classmethod
@@ -75,26 +78,33 @@ class InputGuard:
         ``batches`` makes the probe set's batches anew; ``actions``: tokens of an answer; ``rows``: inputs that a layer
         takes of a batch, drawn by ``seed``; ``room``: bytes of Gram matrices at a time (see ``input_basis.py``).
 
-        Raises ``ValueError`` for a model without LoRA.
+        Raises ``ValueError`` for a model without LoRA; warns of layers that the probe set never runs.
         """
+        began = time.perf_counter()
         while isinstance(model, DistributedDataParallel):
             model = model.module
         answered = Answered(model, batches, actions)
         held = []
+        seen: dict[str, Held] = {}
         for group in groups_of(lora_layers(model), room):
             # On the main rank alone: the others' figures would differ in the last place, and so might their number.
             # The others wait for one group at a time: NCCL gives up after ten minutes.
-            grams = grams_of(model, group, answered, rows, seed) if ranks.main else {}
+            inputs = inputs_of(model, group, answered, rows, seed) if ranks.main else {}
             for name, layer in group.items():
-                basis = torch.zeros(width_of(layer), 0)
-                if name in grams:
-                    basis = basis_of(grams.pop(name), share).float()
+                basis, others = torch.zeros(width_of(layer), 0), None
+                if name in inputs:
+                    one = inputs.pop(name)
+                    basis, others = basis_of(one.gram, share).float(), one.checked(share)
+                seen[name] = Held(basis.shape[1], basis.shape[0], others)
                 width = int(ranks.from_main([float(basis.shape[1])])[0])
                 if not ranks.main:
                     basis = basis.new_zeros(len(basis), width)
                 basis = ranks.tensor_from_main(basis.to(ranks.device))
                 held += [(factor.weight, basis) for factor in layer.lora_A.values()]
-        return cls(held)
+        if not ranks.main:
+            return cls(held)
+        warn_of_unseen(seen)
+        return cls(held, report_of(seen, share, time.perf_counter() - began))
 
     def install(self) -> None:
         """Project now, and after each step of an optimizer that has one of the factors.

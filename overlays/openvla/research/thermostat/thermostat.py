@@ -7,7 +7,9 @@ by a bias-corrected moving average s, and
     u = clamp((s - low) / (high - low), 0, 1),    beta = beta_max - u (beta_max - beta_min),    gamma likewise,
 
 so both factors fall monotonically with the drift and stay in their ranges. The first ``cold_start`` measurements steer
-nothing; where no range is configured they set it: low is their mean and high is ``SPAN`` times their largest.
+nothing. Where no range is configured, the next one sets it: low = 0 and high = s / u0, where u0 is how far the cold
+start's beta or gamma stood on the way from weak to strong, the further of the two and at least ``EARLIEST``; high is
+kept between ``NARROWEST`` and ``CEILING``. So damping is strongest from the drift s = high on.
 """
 
 from __future__ import annotations

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from sagr.data import columns
 from sagr.geometry.base import View
 from sagr.geometry.depth import DepthGeometry
 from sagr.geometry.inputs import collect
@@ -32,6 +35,17 @@ def test_shares_are_those_of_the_encoders_own_tokens() -> None:
     got = named_share([view, view], grid * 2, encoder.patch)
     assert got.shape == (2, 24)
     np.testing.assert_allclose(got.numpy(), np.concatenate([expected.reshape(2, -1)] * 2, 1), rtol=1e-6)
+
+
+def test_tokens_that_no_attention_reaches_show_nothing() -> None:
+    """A thing that is seen only where depth is invalid is left out, instead of charged for ever."""
+    named = torch.zeros(2, 4, 8, dtype=torch.bool)
+    named[:, :, :4] = True
+    valid = torch.tensor([[False, True], [True, True]])
+    share = named_share([View(named=named)], [(1, 2)], 4, valid)
+    assert share.tolist() == [[0.0, 0.0], [1.0, 0.0]]
+    attention = torch.tensor([[[0.0, 1.0]], [[0.5, 0.5]]])
+    assert grounding_loss(attention, share).item() == pytest.approx(math.log(2), abs=1e-5)
 
 
 def test_a_grid_that_fills_the_view_is_pooled() -> None:
@@ -83,6 +97,19 @@ def test_masks_come_from_examples_and_fit_the_depth_map() -> None:
     assert torch.equal(view.named[0], torch.eye(2, 3).bool().repeat_interleave(2, 0).repeat_interleave(2, 1))
     (without,) = collect([{key: value for key, value in example.items() if key != "named_mask"}])
     assert without.named is None
+
+
+def test_masks_come_from_a_column_as_png_or_numbers() -> None:
+    picture = io.BytesIO()
+    Image.fromarray(np.array([[0, 255], [1, 0]], np.uint8)).save(picture, "PNG")
+    for cell in ({"bytes": picture.getvalue()}, [[0, 1], [1, 0]]):
+        found = columns.mask(cell)
+        assert found.dtype == bool
+        assert found.tolist() == [[False, True], [True, False]]
+    with pytest.raises(ValueError, match="it has no 'bytes': a mask has to lie in the parquet file as a PNG"):
+        columns.mask({"path": "mask.png"})
+    with pytest.raises(ValueError, match=r"it has the shape \[2\]: a mask is \[h, w\]"):
+        columns.mask([0, 1])
 
 
 def test_what_does_not_fit_is_refused() -> None:

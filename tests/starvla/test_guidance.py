@@ -200,6 +200,22 @@ def test_the_line_search_does_not_depend_on_the_scale_of_the_tokens() -> None:
     torch.testing.assert_close(drifts[0], drifts[1])
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_line_search_keeps_the_gradients_direction_and_does_not_raise_the_energy(seed: int) -> None:
+    """With the real predictor, which is not linear, b lies along the finite differences' gradient. How far its minimum
+    is can only be guessed from one trial there; the cap is what keeps b where the guess holds.
+    """
+    predictor = make_predictor(seed=seed)
+    reference, actions, velocity = reference_of()
+    settings = Guidance(eta=1.0, step="line_search", max_norm=0.2)
+    drift = ResidualGuidance(predictor, settings).drift(actions, velocity, 0.5, reference)
+    clean = actions + 0.5 * velocity
+    down = -numeric_gradient(predictor, reference, clean).flatten(1)
+    along = torch.nn.functional.cosine_similarity(drift.b.flatten(1), down)
+    torch.testing.assert_close(along, torch.ones(B).double(), atol=1e-8, rtol=0)
+    assert (energies(predictor, reference, clean + 0.5 * drift.b) < drift.energy).all()
+
+
 def test_without_an_error_the_line_search_does_nothing() -> None:
     _, actions, velocity = reference_of()
     valid = torch.ones(B, H, dtype=torch.bool)

@@ -44,6 +44,11 @@ def test_an_advanced_plan_starts_from_the_newest_observation() -> None:
     torch.testing.assert_close(residual.change, alone - now["tokens"])
     twice = plan.advanced(now["tokens"], now["state"], 1).advanced(later["tokens"], later["state"], 1)
     assert torch.equal(twice.actions, advanced.actions)
+    assert twice.length == advanced.length == H - 2
+    rest = advanced.reference(predictor, later["tokens"], later["state"], 1)
+    assert torch.equal(rest.valid, first(H - 3))
+    with pytest.raises(ValueError, match=rf"executed is {H - 2}; it must be a number from 1 to {H - 3}"):
+        advanced.advanced(later["tokens"], later["state"], H - 2)
     with pytest.raises(ValueError, match=rf"executed is {H}; it must be a number from 1 to {H - 1}"):
         plan.advanced(now["tokens"], now["state"], H)
 

@@ -101,3 +101,10 @@ def test_guidance_needs_actions_that_are_still_to_come():
     with pytest.raises(ValueError, match=r"it must lie in 1\.\.7; guidance needs actions"):
         read(framework(*on, "framework.sagr.execute_steps=8"))
     read(framework(*on, "framework.sagr.execute_steps=8", "framework.sagr.guidance.reference=observed"))
+
+
+def test_grounding_needs_an_anchor():
+    wanted = ("framework.sagr.geometry.backend=depth", "framework.sagr.losses.w_ground=1")
+    assert read(framework(*wanted)).losses.w_ground == 1.0
+    with pytest.raises(ValueError, match="w_ground is above 0, but there is no anchor"):
+        read(framework(*wanted, "framework.sagr.anchor.enabled=false"))

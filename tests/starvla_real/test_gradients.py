@@ -20,7 +20,7 @@ PARTS = {
     "feedback": "causal_feedback.",
 }
 ANCHOR = {"encoder", "anchor's text attention", "anchor's geometry attention"}
-NONE = {"w_fm": 0.0, "w_dyn": 0.0, "w_geo": 0.0, "w_reg": 0.0, "w_align": 0.0}
+NONE = {"w_fm": 0.0, "w_dyn": 0.0, "w_geo": 0.0, "w_reg": 0.0, "w_align": 0.0, "w_ground": 0.0}
 
 
 @pytest.fixture
@@ -49,6 +49,7 @@ def forward(learner: Any, **changes: Any) -> dict[str, Any]:
         ("w_geo", {"vlm", "head", "feedback", *ANCHOR}),
         ("w_reg", {"vlm", "head", "feedback", *ANCHOR}),
         ("w_align", {"vlm", *ANCHOR}),
+        ("w_ground", {"vlm", *ANCHOR}),
     ],
 )
 def test_what_each_term_trains(term: str, trains: set[str], learner: Any) -> None:
@@ -62,6 +63,21 @@ def test_what_each_term_trains(term: str, trains: set[str], learner: Any) -> Non
         if name.startswith(prefix) and parameter.grad is not None and parameter.grad.abs().max() > 0
     }
     assert found == trains
+
+
+def test_grounding_wants_a_mask_and_falls_as_the_attention_learns(learner: Any) -> None:
+    weigh(learner, w_ground=1.0)
+    with pytest.raises(ValueError, match=r"view\(s\) \[0\] have no 'named_mask': sagr.losses.w_ground needs one"):
+        forward(learner, named_mask=None)
+    optimizer = torch.optim.Adam(learner.parameters(), 3e-3)
+    losses = []
+    for _ in range(8):
+        loss = forward(learner)["loss_ground"]
+        losses.append(float(loss))
+        optimizer.zero_grad()
+        forward(learner)["action_loss"].backward()
+        optimizer.step()
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_samples_at_the_end_of_an_episode_do_not_count(learner: Any) -> None:

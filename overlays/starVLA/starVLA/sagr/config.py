@@ -209,6 +209,11 @@ def _consistent(config: SagrConfig, horizon: int) -> None:
     for key, value in on.items():
         if value and not config.active:
             raise ValueError(f"{key} is on, framework.sagr.geometry.backend is none: set that to depth or mapanything")
+    if config.losses.w_ground > 0 and not (config.active and config.anchor.enabled):
+        raise ValueError(
+            "framework.sagr.losses.w_ground is above 0, but there is no anchor whose attention it could teach: set "
+            "framework.sagr.anchor.enabled and a geometry.backend, or w_ground to 0"
+        )
     steps = config.executed(horizon)
     most = horizon - 1 if config.guidance.enabled and config.guidance.reference == "plan" else horizon
     if not 1 <= steps <= most:

@@ -21,10 +21,13 @@ from .geometry.depth import patches
 from .precision import at_least_float32
 
 
-def named_share(views: Sequence[View], grid: Sequence[tuple[int, int]], patch: int | None = None) -> Tensor:
+def named_share(
+    views: Sequence[View], grid: Sequence[tuple[int, int]], patch: int | None = None, valid: Tensor | None = None
+) -> Tensor:
     """How much of each geometry token shows the named thing: [B, Ng] in [0, 1], from the masks of ``View.named``.
 
-    ``grid`` is ``GeometryTokens.grid``. ``patch``: the side of a token in pixels where the encoder cuts the view from
+    ``grid`` and ``valid`` [B, Ng] are ``GeometryTokens.grid`` and ``mask``: tokens that no attention can reach show
+    nothing. ``patch``: the side of a token in pixels where the encoder cuts the view from
     its upper left corner; ``None`` where its grid fills the view. Raises ``ValueError`` for a view without a mask.
     """
     without = [i for i, view in enumerate(views) if view.named is None]
@@ -40,7 +43,8 @@ def named_share(views: Sequence[View], grid: Sequence[tuple[int, int]], patch: i
             shares.append(F.adaptive_avg_pool2d(named[:, None], size).flatten(1))
         else:
             shares.append(patches(named.unsqueeze(-1), patch).mean(dim=(3, 4)).flatten(1))
-    return torch.cat(shares, dim=1)
+    share = torch.cat(shares, dim=1)
+    return share if valid is None else share.masked_fill(~valid, 0.0)
 
 
 def grounding_loss(attention: Tensor, share: Tensor) -> Tensor:

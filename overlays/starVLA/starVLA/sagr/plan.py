@@ -44,6 +44,7 @@ class Plan:
         actions: ``[B,H,A]``, the chunk, normalised as the head's. Where other actions were executed (clipped, or the
             end of an older chunk while this one was computed) put those in their place with ``dataclasses.replace``.
         step: the control step t.
+        left: how many of the first actions are still the plan's, None for all; what lies behind them is not looked at.
 
     Raises ValueError where the batch sizes differ.
     """
@@ -52,15 +53,21 @@ class Plan:
     state: torch.Tensor | None
     actions: torch.Tensor
     step: int
+    left: int | None = None
 
     def __post_init__(self) -> None:
         rows = {len(part) for part in (self.tokens, self.state, self.actions) if part is not None}
         if len(rows) != 1:
             raise ValueError(f"plan: tokens, state and actions have {sorted(rows)} rows; they must be of one batch")
 
+    @property
+    def length(self) -> int:
+        """The plan's actions, at most H."""
+        return self.actions.shape[1] if self.left is None else self.left
+
     def expected(self, predictor: WorldPredictor, executed: int | Sequence[int]) -> torch.Tensor:
-        """S_hat(n) ``[B,Ns,D]``, without a graph; ``executed`` n in 1..H, one number or one a row."""
-        valid = self._first(self._counts(executed, self.actions.shape[1]))
+        """S_hat(n) ``[B,Ns,D]``, without a graph; ``executed`` n in 1..``length``, one number or one a row."""
+        valid = self._first(self._counts(executed, self.length))
         with torch.no_grad():
             return predictor(self.tokens, self.state, self.actions, valid)
 
@@ -76,12 +83,13 @@ class Plan:
 
         For RRR at every control step. Against the plan as it was sampled, what is expected grows with every action,
         and a target that jumps late is no surprise beside it; from one observation to the next it is.
-        Raises ValueError for n outside 1..H-1, and tokens of another shape.
+        Raises ValueError for n outside 1..``length`` - 1, and tokens of another shape.
         """
         self._like_ours(observed)
-        self._counts(executed, self.actions.shape[1] - 1)
-        # Rolled, the executed actions come last: n more of them are no part of this plan.
-        return Plan(observed, state, self.actions.roll(-executed, dims=1), self.step + executed)
+        self._counts(executed, self.length - 1)
+        # Rolled, the executed actions come last, behind what is left.
+        actions = self.actions.roll(-executed, dims=1)
+        return Plan(observed, state, actions, self.step + executed, self.length - executed)
 
     def reference(
         self,
@@ -111,10 +119,10 @@ class Plan:
             raise ValueError(f"plan of step {self.step}: guidance needs a new observation, got the plan's own")
         horizon = self.actions.shape[1]
         if kind == "observed":
-            counts = self._counts(executed, horizon)
+            counts = self._counts(executed, self.length)
             return Reference(self.tokens, self.state, observed, self._first(counts))
-        counts = self._counts(executed, horizon - 1)
-        rest = self._first(horizon - counts)
+        counts = self._counts(executed, self.length - 1)
+        rest = self._first(self.length - counts)
         # Rolled, the executed actions come last, where ``rest`` hides them.
         place = (torch.arange(horizon, device=self.actions.device) + counts[:, None]) % horizon
         remaining = self.actions.gather(1, place[..., None].expand_as(self.actions))

@@ -152,7 +152,7 @@ class MapAnythingLlava3DPI(Qwen_PI):
         timer.mark(f"geometry_end{suffix}")
         if not ground:
             return found.tokens, None
-        share = named_share(views, geometry.grid, getattr(self.geometry_encoder, "patch", None))
+        share = named_share(views, geometry.grid, getattr(self.geometry_encoder, "patch", None), geometry.mask)
         return found.tokens, grounding_loss(found.attention, share)
 
     @torch.inference_mode()

@@ -44,7 +44,7 @@ PYTEST_ARGS ?=
 .PHONY: help demo test test-engine test-methods test-upstreams openvla starvla infodyn lint bench clean engine engine-dev graft
 
 help:
-	@echo "make demo            build the environments, graft, train off and on, openvla's chapter: artifacts/demo/report.html"
+	@echo "make demo            build the environments, graft, train off and on, chapters on openvla and starVLA: artifacts/demo/report.html"
 	@echo "make test            set up and run the tests: the engine's, then those inside the grafted LLaMA-Factory"
 	@echo "make test-upstreams  the heavy tests on real upstreams"
 	@echo "make openvla         fetch and graft openvla and LIBERO, and build the environment that runs both"

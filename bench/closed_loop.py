@@ -88,6 +88,11 @@ COMPARED = "anchor"
 """What a disturbance costs is counted for this arm."""
 
 
+def use_tree(home: Path) -> None:
+    """Makes the grafted stand-in below `home` importable."""
+    sys.path.insert(0, str(home / "graft" / "project" / "upstreams" / "starVLA"))
+
+
 def policy_of(name: str, model: Path, weights: Path) -> FrameworkPolicy:
     """An arm ready to play."""
     import torch
@@ -104,7 +109,7 @@ def seed_run(seed: int, arms: Sequence[str], episodes: int, place: Path) -> None
     import torch
 
     torch.set_num_threads(1)
-    sys.path.insert(0, str(place.parent / "graft" / "project" / "upstreams" / "starVLA"))
+    use_tree(place.parent)
     from runners.reach_world.evaluate import WORLDS, evaluate
     from runners.reach_world.record import examples_of, record
 
@@ -131,7 +136,7 @@ def model_of(home: Path) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
-    sys.path.insert(0, str(home / "graft" / "project" / "upstreams" / "starVLA"))
+    use_tree(home)
     told = home / "pointing.json"
     if not told.exists():
         shutil.rmtree(home / f"{MODEL}.part", ignore_errors=True)
@@ -198,7 +203,7 @@ def films_of(place: Path, arms: Sequence[str]) -> dict[str, bytes]:
     from runners.reach_world.evaluate import WORLDS, read_log
     from runners.reach_world.video import filmed
 
-    sys.path.insert(0, str(place.parent / "graft" / "project" / "upstreams" / "starVLA"))
+    use_tree(place.parent)
     last, base = arms[-1], COMPARED if COMPARED in arms else arms[0]
     pairs = zip(*(read_log(place / arm / "moved.jsonl") for arm in (last, base)), strict=True)
     told = [one["seed"] for one, other in pairs if one["success"] and not other["success"]]

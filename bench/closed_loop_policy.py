@@ -6,7 +6,6 @@ grafted with the real packs.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import time
@@ -217,59 +216,37 @@ class FrameworkPolicy:
     """
 
     def __init__(self, framework: Any, replan: bool) -> None:
+        from starVLA.sagr.course import Course
         from starVLA.sagr.replan import ReplanningController
 
         self.framework, self.notes = framework, {}
         settings = framework.sagr.replan
-        self.controller = (
+        controller = (
             ReplanningController(EXECUTE, settings.tau, settings.max_restarts, settings.floor) if replan else None
         )
-        self.plan: Any = None
-        self.latest: Any = None
+        self.course = Course(getattr(framework, "world_predictor", None), controller)
 
     def begin(self, seed: int) -> None:
         import torch
 
         torch.manual_seed(seed)
-        self.plan = self.latest = None
-        if self.controller is not None:
-            self.controller.reset()
+        self.course.begin()
 
     def act(self, observation: Any, executed: Any) -> Any:
         from runners.reach_world.record import example_of
 
-        given: dict[str, Any] = {}
-        if self.plan is not None:
-            given = {"plan": with_actions(self.plan, executed), "executed": len(executed)}
-        result = self.framework.predict_action([scaled(example_of(observation))], **given)
-        self.plan = self.latest = result.get("plan")
+        example = scaled(example_of(observation))
+        result = self.framework.predict_action([example], **self.course.given(executed))
         chunk = result["normalized_actions"][0]
-        if self.controller is not None:
-            while not self.controller.empty:
-                self.controller.next()
-            self.controller.load(chunk)
+        self.course.sampled(result.get("plan"), chunk)
         return chunk
 
     def interrupt(self, observation: Any, executed: Any) -> bool:
-        if self.controller is None:
+        if self.course.controller is None:
             return False
         from runners.reach_world.record import example_of
 
-        # The evaluator carries the actions out; the controller's queue is only to have as many left.
-        self.controller.next()
         tokens, state = self.framework.task_tokens([scaled(example_of(observation))])
-        since = with_actions(self.latest, executed[-1:])
-        residual = since.compare(self.framework.world_predictor, tokens, 1)
-        self.latest = since.advanced(tokens, state, 1)
-        decision = self.controller.check(observation.step, residual)
-        self.notes = dict(self.controller.log[-1])
-        return decision == "restart"
-
-
-def with_actions(plan: Any, executed: Any) -> Any:
-    """The plan with its first actions as they were carried out, `executed` [n, 3]."""
-    import torch
-
-    actions = plan.actions.clone()
-    actions[0, : len(executed)] = torch.from_numpy(executed)
-    return dataclasses.replace(plan, actions=actions)
+        restart = self.course.restart(observation.step, tokens, state, executed)
+        self.notes = dict(self.course.controller.log[-1])
+        return restart

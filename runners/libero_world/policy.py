@@ -63,68 +63,53 @@ class LiberoPolicy:
         self.execute_steps = settings["execute_steps"] or (sagr.executed(self.horizon) if sagr else self.horizon // 2)
         if not 1 <= self.execute_steps < self.horizon:
             raise ValueError(f"execute_steps is {self.execute_steps}; wants 1 to {self.horizon - 1}")
-        self.controller = self._controlled(settings) if self.active else None
-        self.plan: Any = None
-        self.latest: Any = None
+        self.course = self._course(settings)
         self.carried: NDArray[np.float32] = np.empty((0, 0), np.float32)
         self.notes: dict[str, Any] = {}
 
-    def _controlled(self, settings: Mapping[str, Any]) -> Any:
-        """Sets the guidance that the arm has, and returns the controller of one that replans."""
+    def _course(self, settings: Mapping[str, Any]) -> Any:
+        """Sets the guidance that the arm has, and returns its course, with the controller of one that replans."""
+        from starVLA.sagr.course import Course
         from starVLA.sagr.guidance import ResidualGuidance
         from starVLA.sagr.replan import ReplanningController
 
+        if not self.active:
+            return Course(None)
         sagr = self.framework.sagr
         guidance = dataclasses.replace(sagr.guidance, **settings["guidance"])
         self.framework.sagr = dataclasses.replace(sagr, guidance=guidance, execute_steps=self.execute_steps)
         self.framework.guidance = ResidualGuidance(self.framework.world_predictor, guidance)
-        if not settings["replan"]:
-            return None
-        return ReplanningController(self.execute_steps, sagr.replan.tau, sagr.replan.max_restarts, sagr.replan.floor)
+        limits = (sagr.replan.tau, sagr.replan.max_restarts, sagr.replan.floor)
+        controller = ReplanningController(self.execute_steps, *limits) if settings["replan"] else None
+        return Course(self.framework.world_predictor, controller)
 
     def hello(self) -> dict[str, Any]:
-        kept = {"horizon": self.horizon, "execute_steps": self.execute_steps, "replans": self.controller is not None}
+        kept = {
+            "horizon": self.horizon,
+            "execute_steps": self.execute_steps,
+            "replans": self.course.controller is not None,
+        }
         return {**kept, "framework": type(self.framework).__name__, "with_state": self.with_state}
 
     def begin(self, seed: int) -> None:
         self.torch.manual_seed(seed)
-        self.plan = self.latest = None
-        if self.controller is not None:
-            self.controller.reset()
+        self.course.begin()
 
     def act(self, seen: Observation, executed: int) -> NDArray[np.float32]:
         """A chunk [H, 7] as LIBERO takes it."""
-        given: dict[str, Any] = {}
-        if self.plan is not None:
-            given = {"plan": self._carried_out(self.plan, self.carried[:executed]), "executed": executed}
-        result = self.framework.predict_action([self.example(seen)], **given)
-        self.plan = self.latest = result.get("plan")
+        result = self.framework.predict_action([self.example(seen)], **self.course.given(self.carried[:executed]))
         actions, self.carried = ready(np.asarray(result["normalized_actions"][0]), self.norm)
-        if self.controller is not None:
-            while not self.controller.empty:
-                self.controller.next()
-            self.controller.load(self.carried)
+        self.course.sampled(result.get("plan"), self.carried)
         return actions
 
     def interrupt(self, seen: Observation, executed: int) -> bool:
         """Whether RRR, from the control step before to this one, clears the queue."""
-        if self.controller is None:
+        if self.course.controller is None:
             raise ValueError("this arm does not replan: nothing to ask")
-        # The actions are carried out elsewhere; the controller's queue is only to have as many left.
-        self.controller.next()
         tokens, state = self.framework.task_tokens([self.example(seen)])
-        since = self._carried_out(self.latest, self.carried[executed - 1 : executed])
-        residual = since.compare(self.framework.world_predictor, tokens, 1)
-        self.latest = since.advanced(tokens, state, 1)
-        decision = self.controller.check(seen.step, residual)
-        self.notes = dict(self.controller.log[-1])
-        return bool(decision == "restart")
-
-    def _carried_out(self, plan: Any, executed: NDArray[np.float32]) -> Any:
-        """The plan with its first actions as they were carried out."""
-        actions = plan.actions.clone()
-        actions[0, : len(executed)] = self.torch.from_numpy(executed).to(actions)
-        return dataclasses.replace(plan, actions=actions)
+        restart = self.course.restart(seen.step, tokens, state, self.carried[:executed])
+        self.notes = dict(self.course.controller.log[-1])
+        return bool(restart)
 
     def example(self, seen: Observation) -> dict[str, Any]:
         """What the framework reads; without geometry just what upstream's client sends."""

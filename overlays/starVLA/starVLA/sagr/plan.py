@@ -15,7 +15,8 @@ whatever the predictor has learned; with a disturbance the two start from differ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -42,7 +43,7 @@ class Plan:
         tokens: ``[B,Ns,D]``, S(o_t).
         state: ``[B,1,Ds]`` at t, or None.
         actions: ``[B,H,A]``, the chunk, normalised as the head's. Where other actions were executed (clipped, or the
-            end of an older chunk while this one was computed) put those in their place with ``dataclasses.replace``.
+            end of an older chunk while this one was computed) put those in their place with ``carried_out``.
         step: the control step t.
         left: how many of the first actions are still the plan's, None for all; what lies behind them is not looked at.
 
@@ -64,6 +65,17 @@ class Plan:
     def length(self) -> int:
         """The plan's actions, at most H."""
         return self.actions.shape[1] if self.left is None else self.left
+
+    def carried_out(self, executed: Any) -> Plan:
+        """The same plan with its first actions as they were carried out: ``executed [n,A]``, an array or a tensor.
+
+        For a batch of one robot. Raises ValueError for more actions than the plan has.
+        """
+        if len(executed) > self.length:
+            raise ValueError(f"plan of step {self.step}: {len(executed)} actions carried out of {self.length}")
+        actions = self.actions.clone()
+        actions[0, : len(executed)] = torch.as_tensor(executed).to(actions)
+        return replace(self, actions=actions)
 
     def expected(self, predictor: WorldPredictor, executed: int | Sequence[int]) -> torch.Tensor:
         """S_hat(n) ``[B,Ns,D]``, without a graph; ``executed`` n in 1..``length``, one number or one a row."""

@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from runners.openvla_arms import arms_of
 from runners.openvla_checks import check, check_evaluation, folder, refuse_guard_of_new_task
 from runners.openvla_plan import KINDS, OWNED, Plan
 from runners.places import Places, Refused
+from runners.versions import versions_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "transformers", "peft", "timm", "tensorflow", "tensorflow-cpu", "mujoco", "robosuite", "numpy")
@@ -22,17 +22,6 @@ PACKAGES = ("torch", "transformers", "peft", "timm", "tensorflow", "tensorflow-c
 
 UPSTREAM_RATE = 5e-4
 """`learning_rate` of the pinned upstream's FinetuneConfig, which a test holds against it."""
-
-VERSIONS = """
-import importlib.metadata, json, platform, sys
-found = {"python": platform.python_version()}
-for name in sys.argv[1:]:
-    try:
-        found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        pass
-print(json.dumps(found))
-"""
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -240,12 +229,7 @@ def state_of(plan: Plan, digests: Digests) -> tuple[Plan, dict[str, str]]:
 
     Raises Refused where the interpreter does not run or git cannot read a checkout.
     """
-    run = subprocess.run(
-        [plan.python, "-c", VERSIONS, *PACKAGES], stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
-    if run.returncode:
-        raise Refused(f"{plan.python} does not run: {run.stderr.strip()[-300:]}; name another with --python")
-    versions: dict[str, str] = json.loads(run.stdout)
+    versions = versions_of(plan.python, PACKAGES)
     try:
         openvla, libero = checkout_state(plan.checkout, digests), checkout_state(plan.libero, digests)
     except OSError as error:

@@ -13,7 +13,8 @@ from typing import Any
 
 from demo.openvla_tree import DATASET, OFFLINE, Tree, make_materials, real_tree, standin_tree, why_not_real
 from demo.runs import RunFailed
-from runners.digests import commit_of, new_sources
+from demo.trees import graft_of
+from runners.digests import commit_of
 from runners.openvla_facts import trace_in
 
 REPORT = "openvla-report.html"
@@ -113,18 +114,6 @@ def of_json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def diff_of(checkout: Path) -> str:
-    """All that differs from HEAD in the upstream's own files.
-
-    Raises RunFailed where git cannot say.
-    """
-    git = ["git", "-C", str(checkout), "diff", "--no-color", "--no-ext-diff", "-U2", "HEAD"]
-    ran = subprocess.run(git, capture_output=True, text=True)
-    if ran.returncode:
-        raise RunFailed(f"{' '.join(git)} ended with {ran.returncode}\n{ran.stderr}")
-    return ran.stdout
-
-
 def gather(tree: Tree, home: Path) -> dict[str, Any]:
     """The facts that `openvla_chapter.chapter` wants.
 
@@ -136,12 +125,7 @@ def gather(tree: Tree, home: Path) -> dict[str, Any]:
     return {
         "real": tree.real,
         "why": tree.why,
-        "commit": commit_of(tree.checkout)[0],
-        "diff": diff_of(tree.checkout),
-        "overlays": [
-            {"path": str(path.relative_to(tree.checkout)), "text": path.read_text(encoding="utf-8")}
-            for path in new_sources(tree.checkout)
-        ],
+        **graft_of(tree.checkout),
         "icsm": of_json(work / "icsm" / "vulnerability" / "icms_vulnerability" / "meta.json"),
         "trace": trace_in(trained["method"] / "runs"),
         "losses": {arm: losses(tree, folder) for arm, folder in trained.items()},

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from demo.openvla import diff_of, of_json
+from demo.openvla import of_json
 from demo.runs import RunFailed, write_whole
 from demo.starvla_tree import OFFLINE, Tree, make_materials, real_tree, standin_tree, why_not_real
-from runners.digests import Digests, checkout_state, commit_of, new_sources
+from demo.trees import graft_of
+from runners.digests import Digests, checkout_state, commit_of
 
 FRAMEWORK = "MapAnythingLlava3DPI"
 SCRIPT = Path("demo/starvla_run.py")
@@ -101,12 +102,7 @@ def gather(tree: Tree, made: dict[str, Any]) -> dict[str, Any]:
         **made,
         "real": tree.real,
         "why": tree.why,
-        "commit": commit_of(tree.checkout)[0],
-        "diff": diff_of(tree.checkout),
-        "overlays": [
-            {"path": str(path.relative_to(tree.checkout)), "text": path.read_text(encoding="utf-8")}
-            for path in new_sources(tree.checkout)
-        ],
+        **graft_of(tree.checkout),
     }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from demo.runs import RunFailed, write_whole
-from runners.digests import Digests
+from runners.digests import Digests, commit_of, new_sources
 
 MISSING = "import importlib.util, sys; print(*(m for m in sys.argv[1:] if importlib.util.find_spec(m) is None))"
 OFFLINE = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -43,6 +43,27 @@ def why_not_real(
         return f"its environment, {environment}, is not built"
     lacking = missing(python, modules)
     return f"its environment, {environment}, lacks {', '.join(lacking)}" if lacking else ""
+
+
+def diff_of(checkout: Path) -> str:
+    """All that differs from HEAD in the upstream's own files.
+
+    Raises RunFailed where git cannot say.
+    """
+    git = ["git", "-C", str(checkout), "diff", "--no-color", "--no-ext-diff", "-U2", "HEAD"]
+    ran = subprocess.run(git, capture_output=True, text=True)
+    if ran.returncode:
+        raise RunFailed(f"{' '.join(git)} ended with {ran.returncode}\n{ran.stderr}")
+    return ran.stdout
+
+
+def graft_of(checkout: Path) -> dict[str, Any]:
+    """`commit`, `diff` and `overlays` of a grafted checkout, as every chapter shows them. Raises RunFailed."""
+    overlays = [
+        {"path": str(path.relative_to(checkout)), "text": path.read_text(encoding="utf-8")}
+        for path in new_sources(checkout)
+    ]
+    return {"commit": commit_of(checkout)[0], "diff": diff_of(checkout), "overlays": overlays}
 
 
 def make_once(

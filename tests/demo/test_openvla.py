@@ -58,7 +58,7 @@ def standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
 def test_the_stand_in_is_grafted_and_made_again_with_the_same_commit(standin: Tree, tmp_path: Path) -> None:
     assert not standin.real
     assert "surgery.before_step" in (standin.checkout / "vla-scripts" / "finetune.py").read_text(encoding="utf-8")
-    assert "surgery = attach(" in openvla.diff_of(standin.checkout)
+    assert "surgery = attach(" in trees.diff_of(standin.checkout)
     commit = openvla.commit_of(standin.checkout)
     again = standin_tree(tmp_path / "home", Path(sys.executable), "why")
     assert openvla.commit_of(again.checkout) == commit

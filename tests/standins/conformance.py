@@ -17,7 +17,7 @@ from graft.git import run
 from graft.history import find
 from graft.lock import Lock
 from graft.pack import Pack, load_pack
-from graft.rewrite import Outcome, rewrite
+from graft.rewrite import Outcome, State, rewrite
 from graft.tree import CommitTree, Tree, WorkTree
 from tests.standins.grafted import REPOSITORY, packs_of
 from tests.standins.used import real as used_real
@@ -138,6 +138,21 @@ def imports_of_overlays(overlay: Path, *packages: str) -> Iterator[tuple[str, st
                 top = each.module.split(".")[0]
                 if top in packages:
                     yield from ((each.module, alias.name) for alias in each.names)
+
+
+def check_edits(tree: Tree, upstream: str) -> None:
+    """Every edit of every pack stands in the tree, where it names it."""
+    found = outcomes(tree, upstream)
+    assert len(found) == sum(len(list(pack.each())) for pack in loaded(upstream)) > 0
+    assert {outcome.state for outcome in found} == {State.APPLIED}
+    assert [outcome.moved_from for outcome in found if outcome.moved_from] == []
+
+
+def check_imports(tree: Tree, overlay: Path, *packages: str) -> None:
+    """The tree offers all that overlay files import from upstream's own ``packages``, and that is something."""
+    wanted = sorted(set(imports_of_overlays(overlay, *packages)))
+    assert wanted
+    assert [each for each in wanted if not offers(tree, overlay, *each)] == []
 
 
 def offers(tree: Tree, overlay: Path, imported: str, name: str) -> bool:

@@ -10,18 +10,15 @@ import ast
 
 import pytest
 
-from graft.rewrite import State
 from graft.tree import Tree
 from tests.standins.conformance import (
     Named,
+    check_edits,
+    check_imports,
     fields,
     first_calls,
     formatted,
-    imports_of_overlays,
-    loaded,
     module,
-    offers,
-    outcomes,
     own_tree,
     parameters,
     places,
@@ -132,10 +129,7 @@ def real() -> Tree:
 
 
 def test_every_edit_stands_in_the_stand_in(own: Tree) -> None:
-    found = outcomes(own, "openvla")
-    assert len(found) == sum(len(list(pack.each())) for pack in loaded("openvla")) > 0
-    assert {outcome.state for outcome in found} == {State.APPLIED}
-    assert [outcome.moved_from for outcome in found if outcome.moved_from] == []
+    check_edits(own, "openvla")
 
 
 @pytest.mark.upstream
@@ -190,13 +184,9 @@ def test_the_system_sentence_and_the_empty_token_are_upstreams(own: Tree, real: 
 
 
 def test_the_stand_in_offers_what_overlays_import(own: Tree) -> None:
-    wanted = sorted(set(imports_of_overlays(OVERLAY, *PACKAGES)))
-    assert wanted
-    assert [each for each in wanted if not offers(own, OVERLAY, *each)] == []
+    check_imports(own, OVERLAY, *PACKAGES)
 
 
 @pytest.mark.upstream
 def test_the_real_tree_offers_what_overlays_import(real: Tree) -> None:
-    assert [
-        each for each in sorted(set(imports_of_overlays(OVERLAY, *PACKAGES))) if not offers(real, OVERLAY, *each)
-    ] == []
+    check_imports(real, OVERLAY, *PACKAGES)

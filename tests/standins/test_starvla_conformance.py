@@ -10,16 +10,13 @@ import ast
 
 import pytest
 
-from graft.rewrite import State
 from graft.tree import Tree
 from tests.standins.conformance import (
     Named,
+    check_edits,
+    check_imports,
     first_calls,
-    imports_of_overlays,
-    loaded,
     module,
-    offers,
-    outcomes,
     own_tree,
     parameters,
     places,
@@ -153,10 +150,7 @@ def real() -> Tree:
 
 
 def test_every_edit_stands_in_the_stand_in(own: Tree) -> None:
-    found = outcomes(own, "starVLA")
-    assert len(found) == sum(len(list(pack.each())) for pack in loaded("starVLA")) > 0
-    assert {outcome.state for outcome in found} == {State.APPLIED}
-    assert [outcome.moved_from for outcome in found if outcome.moved_from] == []
+    check_edits(own, "starVLA")
 
 
 @pytest.mark.upstream
@@ -246,12 +240,9 @@ def test_both_have_the_same_packages_without_a_file(own: Tree, real: Tree) -> No
 
 
 def test_the_stand_in_offers_what_overlays_import(own: Tree) -> None:
-    wanted = sorted(set(imports_of_overlays(OVERLAY, *PACKAGES)))
-    assert wanted
-    assert [each for each in wanted if not offers(own, OVERLAY, *each)] == []
+    check_imports(own, OVERLAY, *PACKAGES)
 
 
 @pytest.mark.upstream
 def test_the_real_tree_offers_what_overlays_import(real: Tree) -> None:
-    wanted = sorted(set(imports_of_overlays(OVERLAY, *PACKAGES)))
-    assert [each for each in wanted if not offers(real, OVERLAY, *each)] == []
+    check_imports(real, OVERLAY, *PACKAGES)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 GIB = 1 << 30
 MARK = "graft-work"
@@ -140,3 +142,15 @@ def claim(work: Path) -> None:
         raise Refused(f"{work} is a file: choose a folder with --work")
     work.mkdir(parents=True, exist_ok=True)
     (work / MARK).touch()
+
+
+def same_settings(work: Path, found: Mapping[str, Any], option: str) -> None:
+    """Keeps in `work` the settings, plain data, that decide what is written there.
+
+    Raises Refused naming `option` where what is there was written with others.
+    """
+    kept = work / "settings.json"
+    if kept.exists() and (before := json.loads(kept.read_text(encoding="utf-8"))) != found:
+        changed = ", ".join(sorted(name for name in {*found, *before} if before.get(name) != found.get(name)))
+        raise Refused(f"{work} holds episodes of other settings ({changed}): choose another {option}")
+    kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -4,8 +4,9 @@
         --baseline RUN/final_model/pytorch_model.pt --anchor RUN/... --feedback RUN/...
 
 Runs in the environment that has LIBERO, and starts each policy in that of starVLA, as a process of its own. Several
-checkpoints of an option are training seeds, in order. The arms guidance and replanning play the weights of --anchor.
-Episodes that are logged below --work are kept. Figures: DIR/results.json; the report: DIR/report.html.
+checkpoints of an option are training seeds, in order. The arms guidance, replanning and replanning_alone play the
+weights of --anchor. Episodes that are logged below --work are kept. Figures: DIR/results.json; the report:
+DIR/report.html.
 Exit codes: 0 done, 1 a policy could not be loaded, died, or raised in each of its episodes, 2 bad options.
 """
 
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -23,10 +23,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from runners.headless import NoBackend, choose, trial_with  # noqa: E402
-from runners.libero_assets import ASSETS, MANIFEST, Unusable, build  # noqa: E402
-from runners.places import Refused, claim  # noqa: E402
-from runners.processes import Busy, sole  # noqa: E402
+from runners.headless import NoBackend  # noqa: E402
+from runners.libero_world.simulator import add_options, simulated  # noqa: E402
+from runners.places import Refused, claim, same_settings  # noqa: E402
+from runners.processes import Busy  # noqa: E402
 
 WORLDS = ("calm", "moved")
 
@@ -49,6 +49,7 @@ ARMS = {
     "guidance": Arm("and residual guidance", "anchor", GUIDED),
     "replanning": Arm("and the queue is cleared above tau", "anchor", GUIDED, True),
     "feedback": Arm("and feedback tokens", "feedback", GUIDED, True),
+    "replanning_alone": Arm("the anchor and replanning, without guidance", "anchor", PLAIN, True),
 }
 
 
@@ -70,8 +71,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--state", choices=("yes", "no"), help="whether policies see the robot's; default: as config.full.yaml has it"
     )
-    options.add_argument("--libero", type=Path, default=ROOT / "upstreams" / "LIBERO", metavar="DIR")
-    options.add_argument("--asset-standins", action="store_true", help="plain shapes for assets that --libero lacks")
+    add_options(options)
     options.add_argument("--checkout", type=Path, default=ROOT / "upstreams" / "starVLA", metavar="DIR")
     options.add_argument(
         "--policy-python", type=Path, default=ROOT / ".venvs" / "starVLA" / "bin" / "python", metavar="FILE"
@@ -96,27 +96,6 @@ def check(options: argparse.Namespace) -> list[str]:
     return arms
 
 
-def simulator(options: argparse.Namespace) -> int:
-    """Makes LIBERO importable; returns how many of its assets are stand-ins. Raises Refused where it is not there."""
-    package = options.libero.resolve()
-    if options.asset_standins:
-        package = options.work.resolve() / "libero"
-        try:
-            build(options.libero, package)
-        except Unusable as error:
-            raise Refused(str(error)) from error
-    if not (package / "libero" / "guard").is_dir():
-        raise Refused(f"{package} is no LIBERO with its pack: run `python apply.py LIBERO`, or name it with --libero")
-    sys.path.insert(0, str(package))
-    # Empty it means no GPU, for the policy too; robosuite reads numbers in it, and fails.
-    options.no_gpu = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
-    if options.no_gpu:
-        del os.environ["CUDA_VISIBLE_DEVICES"]
-    os.environ["LIBERO_CONFIG_PATH"] = str(options.work.resolve() / "libero-paths")
-    manifest = package / ASSETS / MANIFEST
-    return len(json.loads(manifest.read_text(encoding="utf-8"))["standins"]) if manifest.is_file() else 0
-
-
 def settings_of(options: argparse.Namespace, tasks: list[int], standins: int) -> dict[str, Any]:
     """What decides the episodes. Raises Refused where --work holds logs of other settings."""
     weights = {}
@@ -127,11 +106,7 @@ def settings_of(options: argparse.Namespace, tasks: list[int], standins: int) ->
     found = {name: getattr(options, name) for name in names}
     found |= {"tasks": tasks, "weights": weights, "asset_standins": standins}
     found = json.loads(json.dumps(found | {"arms": {name: asdict(arm) for name, arm in ARMS.items()}}))
-    kept = options.work / "settings.json"
-    if kept.exists() and (before := json.loads(kept.read_text(encoding="utf-8"))) != found:
-        changed = ", ".join(sorted(name for name in found if before.get(name) != found[name]))
-        raise Refused(f"{options.work} holds episodes of other settings ({changed}): choose another --work")
-    kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    same_settings(options.work, found, "--work")
     return found
 
 
@@ -140,10 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         arms = check(options)
         claim(options.work)
-        with sole(options.work), choose(trial_with([sys.executable])).environment() as drawn:
-            # MuJoCo reads them when it is imported, which the modules behind this line do.
-            os.environ.update(drawn)
-            standins = simulator(options)
+        with simulated(options, options.work) as standins:
             from runners.libero_world.compare import Failed, compare
 
             try:

@@ -12,7 +12,8 @@ from typing import Any
 from runners.libero_world.evaluate import completed, run_episode, tally, write_log
 from runners.libero_world.remote import PolicyGone, RemotePolicy
 from runners.libero_world.report import page
-from runners.libero_world.world import LiberoWorld, suite_of, target_of
+from runners.libero_world.task import suite_of, target_of
+from runners.libero_world.world import LiberoWorld
 from runners.places import Refused
 from runners.reach_world.evaluate import read_log
 from runners.reach_world.results import Results

@@ -17,6 +17,7 @@ from PIL import Image  # noqa: E402
 from runners.reach_world import Disturbances, ReachWorld  # noqa: E402
 from runners.reach_world.camera import FRONT, WRIST  # noqa: E402
 from runners.reach_world.dataset import write_dataset  # noqa: E402
+from runners.reach_world.layout import COLOURS  # noqa: E402
 from runners.reach_world.record import examples_of, record  # noqa: E402
 
 MOVED = Disturbances(move_step=5)
@@ -91,7 +92,7 @@ def test_a_written_data_set_holds_what_was_recorded(tmp_path: Path) -> None:
     tasks = {row["task_index"]: row["task"] for row in map(json.loads, (folder / "meta/tasks.jsonl").open())}
     modality = json.loads((folder / "meta/modality.json").read_text())
     assert info["total_frames"] == sum(row["length"] for row in episodes)
-    begin = 0
+    begin, shown = 0, {"front": 0, "wrist": 0}
     for row, demonstration in zip(episodes, demonstrations, strict=True):
         place = info["data_path"].format(episode_chunk=0, episode_index=row["episode_index"])
         table = pq.read_table(folder / place).to_pydict()
@@ -116,9 +117,20 @@ def test_a_written_data_set_holds_what_was_recorded(tmp_path: Path) -> None:
                 np.testing.assert_allclose(pose, one.camera_pose[camera], atol=1e-6)
                 intrinsics = np.reshape(table[f"observation.intrinsics.{camera}"][now], (3, 3))
                 np.testing.assert_allclose(intrinsics, frame.intrinsics, rtol=1e-6)
+                named = opened(table[f"observation.named_mask.{camera}"][now])
+                np.testing.assert_array_equal(named, 255 * coloured(frame.rgb, one.instruction))
+                shown[camera] += int((named > 0).sum())
         touches = [bool(one.state[3] > 0) for one in demonstration.observations]
         assert table["observation.contact"] == touches
         assert any(touches)
+    assert min(shown.values()) > 100
+
+
+def coloured(picture: np.ndarray, instruction: str) -> np.ndarray:
+    """Where a picture has the colour that "touch the red cube" names: light makes it no other, only darker."""
+    colour = np.array(COLOURS[instruction.split()[2]])
+    along = picture @ colour / np.linalg.norm(colour)
+    return along > 0.998 * np.linalg.norm(picture, axis=-1)
 
 
 def opened(cell: dict) -> np.ndarray:

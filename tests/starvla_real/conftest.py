@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import native
 
+from runners.headless import NoBackend, choose, trial_with
 from tests.standins.used import real
 
 HERE = Path(__file__).parent
@@ -86,3 +87,15 @@ def policy(grafted: Path, trained: native.Recorded) -> Any:
     with torch.no_grad():
         torch.nn.init.normal_(model.world_predictor.change[-1].weight, std=0.5)
     return model
+
+
+@pytest.fixture(scope="session")
+def drawing() -> dict[str, str]:
+    """The variables with which LIBERO's simulator draws."""
+    if not native.SIMULATOR.is_file() or not (native.LIBERO / "libero" / "guard").is_dir():
+        pytest.skip("no environment for LIBERO: run `make openvla`")
+    try:
+        with choose(trial_with([str(native.SIMULATOR)])).environment() as found:
+            return found
+    except NoBackend as error:
+        pytest.skip(str(error))

@@ -20,7 +20,8 @@ sys.path[:0] = [sys.argv[1], str(Path(__file__).resolve().parents[2])]
 import mujoco  # noqa: E402
 import numpy as np  # noqa: E402
 
-from runners.libero_world.world import IDLE, LiberoWorld  # noqa: E402
+from runners.libero_world.task import IDLE  # noqa: E402
+from runners.libero_world.world import LiberoWorld  # noqa: E402
 
 VISUAL = np.array([0, 1, 0, 0, 0, 0], np.uint8)
 """The group of geoms that robosuite draws."""

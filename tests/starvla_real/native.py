@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ import tiny_data
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 GRAFTED = ROOT / "upstreams" / "starVLA"
+SIMULATOR = ROOT / ".venvs" / "openvla" / "bin" / "python"
+LIBERO = ROOT / "upstreams" / "LIBERO"
+"""The environment that has LIBERO, and its checkout."""
 SCRIPT = "starVLA/training/train_starvla.py"
 SEED, STEPS = 7, 4
 FRAMEWORK = "MapAnythingLlava3DPI"
@@ -59,6 +63,19 @@ def run(checkout: Path, folder: Path, *arguments: object) -> str:
     )
     assert ran.returncode == 0, f"{' '.join(command)}\n{ran.stdout[-3000:]}\n{ran.stderr[-6000:]}"
     return ran.stdout + ran.stderr
+
+
+def simulated(command: Sequence[object], drawing: dict[str, str], **more: str) -> subprocess.CompletedProcess[str]:
+    """Runs `python COMMAND` in LIBERO's environment; `drawing` is the fixture of that name."""
+    # Empty, as the tests of starVLA have it, it makes robosuite fail.
+    around = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    return subprocess.run(
+        [str(SIMULATOR), *map(str, command)],
+        env={**around, **drawing, "OMP_NUM_THREADS": "1", **more},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
 
 
 def configuration(materials: Path, runs: Path, framework: str = "QwenPI") -> dict[str, Any]:

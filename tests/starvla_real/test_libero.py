@@ -17,11 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from runners.headless import NoBackend, choose, trial_with
 from runners.libero_assets import build
 
-SIMULATOR = native.ROOT / ".venvs" / "openvla" / "bin" / "python"
-LIBERO = native.ROOT / "upstreams" / "LIBERO"
 SUITE, TASK = "libero_goal", 1
 CENTIMETRE = 0.01
 STATELESS = (
@@ -30,35 +27,15 @@ STATELESS = (
     "--trainer.max_train_steps=1",
 )
 NO_FEEDBACK = "--framework.action_model.enable_causal_feedback_token=false"
-pytestmark = pytest.mark.skipif(
-    not SIMULATOR.is_file() or not (LIBERO / "libero" / "guard").is_dir(),
-    reason="no environment for LIBERO: run `make openvla`",
-)
-
-
-@pytest.fixture(scope="module")
-def drawing() -> dict[str, str]:
-    try:
-        with choose(trial_with([str(SIMULATOR)])).environment() as found:
-            return found
-    except NoBackend as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
 def seen(drawing: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What tests/starvla_real/libero_geometry.py found."""
     folder = tmp_path_factory.mktemp("libero")
-    build(LIBERO, folder / "package")
-    # Empty, as the tests of starVLA have it, it makes robosuite fail.
-    around = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-    ran = subprocess.run(
-        [SIMULATOR, native.HERE / "libero_geometry.py", folder / "package", SUITE, str(TASK)],
-        env={**around, **drawing, "LIBERO_CONFIG_PATH": str(folder / "paths"), "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
+    build(native.LIBERO, folder / "package")
+    command = [native.HERE / "libero_geometry.py", folder / "package", SUITE, TASK]
+    ran = native.simulated(command, drawing, LIBERO_CONFIG_PATH=str(folder / "paths"))
     assert ran.returncode == 0, ran.stderr[-4000:]
     return json.loads(ran.stdout.splitlines()[-1])
 
@@ -118,7 +95,7 @@ def compared(weights: dict[str, Path], work: Path, *options: str) -> subprocess.
     given = [word for name, file in weights.items() for word in (f"--{name}", str(file))]
     given += ["--suite", SUITE, "--tasks", str(TASK), "--episodes", "1", "--limit", "6", "--asset-standins", *options]
     return subprocess.run(
-        [SIMULATOR, native.ROOT / "runners" / "starvla_libero.py", "--work", work, *given],
+        [native.SIMULATOR, native.ROOT / "runners" / "starvla_libero.py", "--work", work, *given],
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -133,7 +110,7 @@ def test_every_arm_plays_in_both_worlds_and_a_report_is_written(
     ran = compared(weights, tmp_path / "work", *options)
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-4000:]
     found = json.loads((tmp_path / "work" / "results.json").read_text())
-    assert list(found["episodes"]) == ["baseline", "anchor", "guidance", "replanning", "feedback"]
+    assert list(found["episodes"]) == ["baseline", "anchor", "guidance", "replanning", "feedback", "replanning_alone"]
     for worlds in found["episodes"].values():
         assert {world: (of["0"]["episodes"], of["0"]["errors"]) for world, of in worlds.items()} == {
             "calm": (1, 0),
@@ -149,7 +126,7 @@ def test_every_arm_plays_in_both_worlds_and_a_report_is_written(
         assert len(episode["trace"]) == 6
         assert (episode["moved_at"] == 4) == (world == "moved")
         asked = [row["step"] for row in episode["trace"] if row.get("notes")]
-        assert bool(asked) == (arm in ("replanning", "feedback"))
+        assert bool(asked) == (arm in ("replanning", "feedback", "replanning_alone"))
         actions = np.array([row["action"] for row in episode["trace"]])
         assert set(actions[:, 6]) <= {-1.0, 1.0}
         assert np.abs(actions).max() <= 1.0

@@ -1,7 +1,7 @@
 """A LeRobot v2.0 data set of a few short episodes: pictures, depth, states and actions in parquet, no video files.
 
 The scene is a wall one metre away and a box before it that moves with the action, so the next frame follows from the
-action. Depth, intrinsics and contact lie in columns that upstream does not read.
+action. Depth, intrinsics, contact and where the box is seen lie in columns that upstream does not read.
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ def frame(offset: float, shade: int) -> tuple[np.ndarray, np.ndarray]:
     picture[24:40, left : left + 16] = (200, shade, 60)
     depth[24:40, left : left + 16] = 0.6
     return picture, depth
+
+
+def named(depth: np.ndarray) -> np.ndarray:
+    """bool [SIDE, SIDE]: the box, which stands before the wall and is what every task means."""
+    return depth < 1.0
 
 
 def intrinsics() -> np.ndarray:
@@ -70,6 +75,7 @@ def write_data(folder: Path, seed: int) -> Path:
                     "observation.images.primary": {"bytes": png(picture), "path": None},
                     "observation.depth.primary_image": {"bytes": png((1000 * depth).astype(np.uint16))},
                     "observation.intrinsics.primary_image": intrinsics().ravel(),
+                    "observation.named_mask.primary_image": {"bytes": png(np.uint8(255) * named(depth))},
                     "observation.contact": step % 3 == 0,
                     "observation.state": states[step],
                     "action": actions[step],

@@ -23,6 +23,11 @@ def png(array: np.ndarray) -> dict[str, Any]:
     return {"bytes": made.getvalue(), "path": None}
 
 
+def seen_as(picture: np.ndarray, colour: str) -> np.ndarray:
+    """bool [32, 32]: the pixels of that block which nothing hides."""
+    return (picture == COLOURS[colour]).all(axis=-1)
+
+
 def episode(rng: np.random.Generator, number: int, length: int, first: int, geometry: bool) -> pd.DataFrame:
     """``length`` steps of an expert whose hand shakes a little."""
     scene, task, rows = Scene.random(rng), number % len(TASKS), []
@@ -47,6 +52,7 @@ def episode(rng: np.random.Generator, number: int, length: int, first: int, geom
                 "observation.intrinsics.primary": INTRINSICS.ravel(),
                 "observation.camera_pose.primary": CAMERA_POSE.ravel(),
                 "observation.contact": scene.touches(list(COLOURS)[task]),
+                "observation.named_mask.primary": png(np.uint8(255) * seen_as(picture, list(COLOURS)[task])),
             }
         scene.step(action + np.array([*rng.normal(0, 0.01, 2), 0.0]))
     return pd.DataFrame(rows)

@@ -31,6 +31,32 @@ def mean_of(values: Sequence[float], confidence: float = 0.95) -> Mean:
     return Mean(mean, t_quantile((1 + confidence) / 2, count - 1) * spread / math.sqrt(count), count)
 
 
+def ratio_of(above: Sequence[float], below: Sequence[float], confidence: float = 0.95) -> Mean | None:
+    """Ratio of two means over the same runs, mean(above) / mean(below), with the interval of the paired jackknife.
+
+    Each run is left out in turn, of both, so that what the denominator does not know, and how it goes with the
+    numerator, is in the interval: with R_i the ratio without run i, half = t_{(1+c)/2, n-1} times the root of
+    (n-1)/n sum (R_i - mean R)^2 (Quenouille 1956; Tukey 1958). For a denominator that is the same in every run it is
+    the t-interval of the numerator over it.
+
+    None where mean(below) is not above 0. `half` is None for one run, and where it is not above 0 without one of them:
+    then the runs do not say how large the ratio may be. Raises ValueError without runs, or for unequal numbers of them.
+    """
+    count = len(above)
+    if not count or len(below) != count:
+        raise ValueError(f"a ratio of means wants the same runs above and below, not {count} and {len(below)}")
+    tops, bottoms = math.fsum(above), math.fsum(below)
+    if bottoms <= 0:
+        return None
+    left = [bottoms - value for value in below]
+    if min(left) <= 0:
+        return Mean(tops / bottoms, None, count)
+    ratios = [(tops - value) / rest for value, rest in zip(above, left, strict=True)]
+    middle = math.fsum(ratios) / count
+    spread = math.sqrt((count - 1) / count * math.fsum((ratio - middle) ** 2 for ratio in ratios))
+    return Mean(tops / bottoms, t_quantile((1 + confidence) / 2, count - 1) * spread, count)
+
+
 def t_quantile(probability: float, degrees: int) -> float:
     """The quantile of Student's t, for 0.5 <= probability < 1: bisection on the distribution function."""
     if not 0.5 <= probability < 1 or degrees < 1:

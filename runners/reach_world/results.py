@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from runners.intervals import Mean, mean_of
+from runners.intervals import Mean, mean_of, ratio_of
 from runners.reach_world.evaluate import figures
 
 Episodes = Sequence[Mapping[str, Any]]
@@ -50,18 +50,16 @@ class Results:
     def recovered(self, arm: str, world: str, calm: str = "calm") -> Mean | None:
         """Share that `arm` wins back of the success which `world` costs the compared arm: (s_arm - s) / (c - s), with
         the compared arm's c in the calm world and s in this one. Means over seeds come first, since one seed's cost can
-        be next to nothing; the interval is that of s_arm - s, over the mean cost. None where nothing is lost.
+        be next to nothing; the interval is the paired jackknife's over seeds, to which both are unknown (see
+        `ratio_of`). None where nothing is lost; without an interval where one seed alone bears the loss.
         """
         first = self.compared or self.arms[0]
         own, base, best = (self.values(a, w, "success") for a, w in ((arm, world), (first, world), (first, calm)))
         seeds = sorted(own.keys() & base.keys() & best.keys())
         if not seeds:
             return None
-        cost = mean_of([best[seed] - base[seed] for seed in seeds]).mean
-        if cost <= 0:
-            return None
-        gained = mean_of([own[seed] - base[seed] for seed in seeds])
-        return Mean(gained.mean / cost, None if gained.half is None else gained.half / cost, gained.count)
+        gained, cost = ([of[seed] - base[seed] for seed in seeds] for of in (own, best))
+        return ratio_of(gained, cost)
 
     def distances(self, arm: str, world: str) -> list[tuple[float, float]]:
         """(control step, mean distance in centimetres between tip and target) over all episodes; an episode that has

@@ -1,4 +1,4 @@
-"""A small diffusion transformer: every block attends to a context of its own."""
+"""A small diffusion transformer: every block attends to a context of its own, and to nothing else."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ class TimestepEncoder(nn.Module):
 
 
 class BasicTransformerBlock(nn.Module):
-    """Scaled and shifted by the time; ``own`` blocks attend to the tokens themselves besides the context."""
+    """Scaled and shifted by the time. The tokens do not see each other: upstream's head hands every block a context,
+    and a block that is given one attends to that alone.
+    """
 
-    def __init__(self, width: int, context: int, heads: int, dropout: float, own: bool) -> None:
+    def __init__(self, width: int, context: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.own, self.dropout = heads, own, dropout
+        self.heads, self.dropout = heads, dropout
         self.norm1, self.norm2 = (nn.LayerNorm(width, elementwise_affine=False) for _ in range(2))
         self.modulation = nn.Linear(width, 2 * width)
         self.to_q, self.to_out = nn.Linear(width, width), nn.Linear(width, width)
@@ -47,15 +49,11 @@ class BasicTransformerBlock(nn.Module):
     ) -> torch.Tensor:
         scale, shift = self.modulation(F.silu(temb))[:, None].chunk(2, dim=-1)
         normed = self.norm1(hidden_states) * (1 + scale) + shift
-        context, mask = encoder_hidden_states, encoder_attention_mask
-        if self.own:
-            context = torch.cat([context, normed], dim=1)
-            mask = None if mask is None else F.pad(mask, (0, normed.shape[1]), value=True)
         q, k, v = (
             each.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for each in (self.to_q(normed), *self.to_kv(context).chunk(2, dim=-1))
+            for each in (self.to_q(normed), *self.to_kv(encoder_hidden_states).chunk(2, dim=-1))
         )
-        mask = None if mask is None else mask.bool()[:, None, None]
+        mask = None if encoder_attention_mask is None else encoder_attention_mask.bool()[:, None, None]
         dropout = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         hidden_states = hidden_states + self.to_out(attended.transpose(1, 2).flatten(2))
@@ -70,19 +68,12 @@ class DiT(nn.Module):
         num_layers: int,
         cross_attention_dim: int,
         dropout: float = 0.1,
-        interleave_self_attention: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__()
         self.inner_dim = num_attention_heads * attention_head_dim
         self.timestep_encoder = TimestepEncoder(self.inner_dim)
         self.transformer_blocks = nn.ModuleList(
-            BasicTransformerBlock(
-                self.inner_dim,
-                cross_attention_dim,
-                num_attention_heads,
-                dropout,
-                interleave_self_attention and index % 2 == 1,
-            )
-            for index in range(num_layers)
+            BasicTransformerBlock(self.inner_dim, cross_attention_dim, num_attention_heads, dropout)
+            for _ in range(num_layers)
         )

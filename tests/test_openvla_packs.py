@@ -29,8 +29,8 @@ from graft.trials import ASIDE, Bench
 from tests.libero import eval_world
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKS = {"openvla": ["gradient_surgery", "eval"], "LIBERO": ["modern_stack"]}
-MOST_LINES = 35
+PACKS = {"openvla": ["gradient_surgery", "eval", "infodyn"], "LIBERO": ["modern_stack"]}
+MOST_LINES = 40
 EVAL = "experiments/robot/libero/run_libero_eval.py"
 
 upstream = pytest.mark.upstream
@@ -156,8 +156,8 @@ def test_they_stand_at_every_commit_that_holds_the_definitions(name: str, pack: 
 
 @upstream
 def test_off_needs_nothing_but_the_field(real: Real) -> None:
-    """What is added reads the configuration, asks the surgery, or is an import; it binds no name of upstream's."""
-    allowed = {"surgery", "exp_id", "cfg.run_id", "train_strategy.surgery"}
+    """What is added reads the configuration, asks the methods, or is an import; it binds no name of upstream's."""
+    allowed = {"surgery", "probes", "exp_id", "cfg.run_id", "train_strategy.surgery"}
     for path in ("vla-scripts/finetune.py", "vla-scripts/train.py", "prismatic/training/strategies/base_strategy.py"):
         before, after = (ast.parse(text) for text in (real.plain("openvla", path), real.made("openvla")[path]))
         known = {ast.dump(node) for node in ast.walk(before) if isinstance(node, ast.stmt)}
@@ -170,12 +170,13 @@ def test_off_needs_nothing_but_the_field(real: Real) -> None:
 
 
 @upstream
-def test_the_thermostat_is_asked_once_an_optimizer_step(real: Real) -> None:
+def test_thermostat_and_probes_are_asked_once_an_optimizer_step(real: Real) -> None:
     loop = ast.parse(real.made("openvla")["vla-scripts/finetune.py"])
     blocks = [node.body for node in ast.walk(loop) if isinstance(node, ast.If)]
     (block,) = [body for body in blocks if any(ast.unparse(line) == "optimizer.step()" for line in body)]
     lines = [ast.unparse(line) for line in block]
     assert lines.index("surgery.before_step()") == lines.index("optimizer.step()") - 1
+    assert lines.index("probes.after_step()") == lines.index("optimizer.step()") + 1
     assert "progress.update()" in lines
 
 

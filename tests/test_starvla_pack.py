@@ -1,4 +1,4 @@
-"""The pack of starVLA: how much it changes, at how many commits it stands, and that off is nothing.
+"""The packs of starVLA: how much they change, at how many commits they stand, and that off is nothing.
 
 What stands on a real tree is marked ``upstream``; it reads commits and leaves every checkout as it is.
 """
@@ -28,6 +28,7 @@ REAL = ROOT / "tests" / "starvla_real"
 PYTHON = ROOT / ".venvs" / "starVLA" / "bin" / "python"
 HEAD = "starVLA/model/modules/action_model/LayerwiseFM_ActionHeader.py"
 TRAIN = "starVLA/training/train_starvla.py"
+PACKS = ("sagr_flow", "infodyn")
 MOST_LINES, LEAST_RATE = 20, 0.95
 FIRST = "258361581550cadb8501ced4ceeca1e741b16ee4"  # the commit that brought the head, 2025-10-12
 NEWEST = "0ed0aad2c83f587714f6167ef60cf7218b786590"  # 2026-08-10
@@ -41,8 +42,12 @@ OWN_TESTS = (
 upstream = pytest.mark.upstream
 
 
-def pack() -> Pack:
-    return load_pack(ROOT, "starVLA", "sagr_flow")[0]
+def packs(*names: str) -> list[Pack]:
+    return [load_pack(ROOT, "starVLA", name)[0] for name in names or PACKS]
+
+
+def overlays() -> dict[str, bytes]:
+    return {file.path: file.content for pack in packs() for file in overlay_files(ROOT, pack)}
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +73,12 @@ def history() -> Iterator[History]:
 
 @pytest.fixture(scope="module")
 def made(history: History) -> Callable[[str], dict[str, bytes]]:
-    """Every upstream file that the pack changes at a commit, by path."""
+    """Every upstream file that the packs change at a commit, by path."""
     kept: dict[str, dict[str, bytes]] = {}
 
     def at(commit: str) -> dict[str, bytes]:
         if commit not in kept:
-            result = rewrite(history.tree(commit), [pack()])
+            result = rewrite(history.tree(commit), packs())
             assert [str(problem) for problem in result.failures] == []
             kept[commit] = result.contents
         return kept[commit]
@@ -87,24 +92,24 @@ def plain(history: History, commit: str, path: str) -> bytes:
     return content
 
 
-def test_the_lock_names_it() -> None:
-    assert list(Lock.load(ROOT).select(["starVLA"])[0].packs) == ["sagr_flow"]
+def test_the_lock_names_them() -> None:
+    assert list(Lock.load(ROOT).select(["starVLA"])[0].packs) == list(PACKS)
 
 
-def test_its_overlay_is_there_and_stands_alone() -> None:
-    found = {file.path: file.content for file in overlay_files(ROOT, pack())}
-    assert "starVLA/model/framework/VLM4A/MapAnythingLlava3DPI.py" in found
+def test_their_overlays_are_there_and_stand_alone() -> None:
+    found = overlays()
+    assert {"starVLA/model/framework/VLM4A/MapAnythingLlava3DPI.py", "starVLA/infodyn/probe.py"} <= set(found)
     for path, content in found.items():
         if path.endswith(".py"):
             imported = re.findall(rb"^\s*(?:from|import)\s+([\w.]+)", content, re.MULTILINE)
             assert not {b"graft", b"tests", b"runners"} & {word.split(b".")[0] for word in imported}, path
-            if path.startswith("starVLA/sagr/"):
+            if path.startswith(("starVLA/sagr/", "starVLA/infodyn")):
                 assert not [word for word in imported if word.split(b".")[0] == b"starVLA"], f"{path}: not relative"
 
 
 @upstream
 @pytest.mark.parametrize("which", ["pin", "newest"])
-def test_it_changes_few_lines_and_takes_none(
+def test_they_change_few_lines_and_take_none(
     which: str, pin: str, history: History, made: Callable[[str], dict[str, bytes]], tmp_path: Path
 ) -> None:
     """Counted by git itself."""
@@ -122,8 +127,9 @@ def test_it_changes_few_lines_and_takes_none(
 
 
 @upstream
-def test_it_stands_at_the_commits_since_the_head_came(history: History) -> None:
-    trials = Bench(history, [pack()]).trials(f"{FIRST}~1..{NEWEST}")
+@pytest.mark.parametrize("name", PACKS)
+def test_they_stand_at_the_commits_since_the_head_came(name: str, history: History) -> None:
+    trials = Bench(history, packs(name)).trials(f"{FIRST}~1..{NEWEST}")
     judged = [trial for trial in trials if trial.verdict != ASIDE]
     assert len(judged) >= 50
     broken = [(str(trial.commit), [str(problem) for problem in trial.failures]) for trial in judged if trial.failures]
@@ -135,8 +141,9 @@ def test_it_stands_at_the_commits_since_the_head_came(history: History) -> None:
 def test_off_every_added_statement_is_a_no_op(
     which: str, pin: str, history: History, made: Callable[[str], dict[str, bytes]]
 ) -> None:
-    """The head's are conditional expressions that give back their own name without a flow; the trainer's, an import and
-    an entry that is empty for every other framework (tests/starvla/test_trainer.py)."""
+    """The head's are conditional expressions that give back their own name without a flow; the trainer's, two
+    imports, an entry that is empty for every other framework (tests/starvla/test_sagr_metrics.py), and a call that
+    returns at once without `trainer.probes` (tests/starvla/test_probes.py)."""
     commit = pin if which == "pin" else NEWEST
     before, after = (ast.parse(content) for content in (plain(history, commit, HEAD), made(commit)[HEAD]))
     known = {ast.dump(node) for node in ast.walk(before) if isinstance(node, ast.stmt)}
@@ -161,6 +168,8 @@ def test_off_every_added_statement_is_a_no_op(
     for line in (
         b"from starVLA.sagr.trainer import step_metrics as sagr_metrics",
         b"**sagr_metrics(self, output_dict),",
+        b"from starVLA.infodyn_trainer import attach_probes",
+        b"    attach_probes(trainer)",
     ):
         assert added.count(line.decode()) == 1
         added = added.replace(next(each for each in added.splitlines(True) if line.decode() in each), "")
@@ -171,7 +180,7 @@ def test_off_every_added_statement_is_a_no_op(
 def newest(
     history: History, made: Callable[[str], dict[str, bytes]], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Upstream's newest commit as it is, and as the pack makes it."""
+    """Upstream's newest commit as it is, and as the packs make it."""
     if not PYTHON.exists():
         pytest.skip("no .venvs/starVLA: run `make starvla`")
     archive = subprocess.run(
@@ -183,7 +192,7 @@ def newest(
     trees = {name: tmp_path_factory.mktemp(name) for name in ("plain", "grafted")}
     for tree in trees.values():
         subprocess.run(["tar", "x", "-C", str(tree)], input=archive.stdout, check=True)
-    files = {file.path: file.content for file in overlay_files(ROOT, pack())} | made(NEWEST)
+    files = overlays() | made(NEWEST)
     for path, content in files.items():
         (trees["grafted"] / path).parent.mkdir(parents=True, exist_ok=True)
         (trees["grafted"] / path).write_bytes(content)

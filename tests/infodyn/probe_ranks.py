@@ -12,6 +12,7 @@ import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from infodyn.module_paths import ProbeError  # noqa: E402
 from infodyn.probe import ActivationProbe  # noqa: E402
+from infodyn.sample_probe import SampleProbe  # noqa: E402
 from moe_toys import classifier, pictures  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset  # noqa: E402
@@ -46,6 +47,13 @@ def main() -> None:
             for inputs, _ in watch.batches(loader(dealt, rank, size)):
                 model(inputs)
         dist.barrier()
+    # Samples that each rank takes its share of: nine, so that one of two ranks runs one twice.
+    options = {"probes": [SPEC], "validation_subset_size": 9, "tokens_per_sample": 3, "seed": 5}
+    x, _ = pictures(SAMPLES)
+    kept = SampleProbe(
+        options, folder / "kept", "toy", model.module, lambda n, _: x[:n, None], lambda model, sample: model(sample)
+    )
+    kept.evaluate(model.module, 1)
     # A file that the first rank cannot write is told on all of them, and none waits for another.
     (folder / "blocked").mkdir(exist_ok=True)
     (folder / "blocked" / "probes").write_text("in the way")

@@ -63,6 +63,16 @@ def test_two_ranks_write_what_one_does(folders: dict[int, tuple[Path, list[str]]
             torch.testing.assert_close(values, two[side][path])
 
 
+def test_two_ranks_share_kept_samples(folders: dict[int, tuple[Path, list[str]]]) -> None:
+    one, two = (read_probe_file(probe_path(folders[size][0] / "kept", "p", 1)) for size in (1, 2))
+    assert set(two["metadata"]["rows"]["sample"].tolist()) == set(range(9))
+    assert one["metadata"]["expert_activation_counts"] == two["metadata"]["expert_activation_counts"]
+    assert sum(two["metadata"]["expert_activation_counts"]["blocks.0.moe.experts"].values()) == 9 * 7 * 2
+    for side in ("source_activations", "target_activations"):
+        for path, values in one[side].items():
+            torch.testing.assert_close(values, two[side][path])
+
+
 def test_a_failure_on_one_rank_is_told_on_both(folders: dict[int, tuple[Path, list[str]]]) -> None:
     for said in folders[2][1]:
         assert "told rank 0:" in said

@@ -2,11 +2,14 @@
 
 Each of the episodes shows a coloured block that moves across a table, and one instruction; the actions depend on the
 instruction, so that a few steps of training lower the loss.
+
+    python tests/openvla_real/tiny_episodes.py FOLDER EPISODES        more than materials.py writes
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,8 +74,9 @@ def steps(episode: int, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def write_episodes(root: Path, seed: int = 7) -> Path:
-    """Writes one episode for every instruction below `root`, upstream's `--data_root_dir`; returns the set's folder."""
+def write_episodes(root: Path, seed: int = 7, episodes: int = len(INSTRUCTIONS)) -> Path:
+    """Writes episodes, by default one for every instruction, below `root`, upstream's `--data_root_dir`; returns the
+    set's folder."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # TensorFlow would wait for Google's metadata server, which only machines there have.
     os.environ.setdefault("NO_GCE_CHECK", "true")
@@ -100,7 +104,7 @@ def write_episodes(root: Path, seed: int = 7) -> Path:
     )
 
     def examples() -> Iterator[tuple[str, dict[str, Any]]]:
-        for episode in range(len(INSTRUCTIONS)):
+        for episode in range(episodes):
             yield (
                 f"episode{episode}",
                 {"steps": steps(episode, seed), "episode_metadata": {"file_path": f"episode{episode}"}},
@@ -122,3 +126,7 @@ def write_episodes(root: Path, seed: int = 7) -> Path:
     builder = LiberoSpatialNoNoops(data_dir=str(root))
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     return Path(builder.data_dir)
+
+
+if __name__ == "__main__":
+    write_episodes(Path(sys.argv[1]), episodes=int(sys.argv[2]))

@@ -35,8 +35,13 @@ class BatchRows:
         self._weights: dict[tuple[int, torch.device], Tensor] = {}
 
     def tokens_of(self, shape: torch.Size, path: str) -> int:
-        """T of an output ``[B, ..., features]`` or ``[B * T, features]``; raises ``ProbeError`` for another shape."""
+        """T of an output ``[B, ..., features]`` or ``[B * T, features]``; raises ``ProbeError`` for another shape.
+
+        In a batch of one sample every row is that sample's, whatever the first dimension counts.
+        """
         size = self.facts.size
+        if size == 1:
+            return shape[:-1].numel()
         if len(shape) > 2 and shape[0] == size:
             return shape[1:-1].numel()
         if len(shape) == 2 and size and shape[0] % size == 0:

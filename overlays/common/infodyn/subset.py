@@ -23,9 +23,14 @@ def choose_samples(samples: int, size: int, seed: int) -> list[int]:
 
 def choose_tokens(number: int, size: int, seed: int, sample: int) -> list[int]:
     """``size`` of a sample's ``number`` tokens that are no padding, likewise: they depend on seed and sample alone."""
-    # A generator's first numbers are alike for neighbouring seeds; a large odd factor sets them far apart.
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + sample) * 2_654_435_761 % (1 << 63))
+    generator = torch.Generator().manual_seed(sample_seed(seed, sample))
     return sorted(torch.randperm(number, generator=generator)[:size].tolist())
+
+
+def sample_seed(seed: int, sample: int) -> int:
+    """A seed for what is drawn for one sample."""
+    # A generator's first numbers are alike for neighbouring seeds; a large odd factor sets them far apart.
+    return (seed * 1_000_003 + sample) * 2_654_435_761 % (1 << 63)
 
 
 @dataclass(frozen=True)

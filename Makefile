@@ -34,7 +34,7 @@ METHOD_TESTS := tests/llamafactory tests/test_hsa_feedback_migration.py
 INFODYN_TESTS := tests/infodyn
 STANDIN_TESTS := tests/openvla tests/libero
 # A run of their own: both folders have a conftest.py whose names their tests import.
-SAGR_TESTS := tests/starvla $(wildcard tests/runners/test_reach_world*.py) tests/runners/test_libero_world.py
+SAGR_TESTS := tests/starvla $(wildcard tests/runners/test_reach_world*.py) $(wildcard tests/runners/test_libero_*.py)
 REAL_TESTS := tests/openvla_real
 STARVLA_TESTS := tests/starvla_real tests/starvla/test_next_frame.py
 OID_TESTS := tests/oid
@@ -44,7 +44,7 @@ PYTEST_ARGS ?=
 .PHONY: help demo test test-engine test-methods test-upstreams openvla starvla infodyn lint bench clean engine engine-dev graft
 
 help:
-	@echo "make demo            build the environments, graft, train off and on, chapters on openvla and starVLA: artifacts/demo/report.html"
+	@echo "make demo            build the environments, graft, train off and on, a chapter a method: artifacts/demo/report.html"
 	@echo "make test            set up and run the tests: the engine's, then those inside the grafted LLaMA-Factory"
 	@echo "make test-upstreams  the heavy tests on real upstreams"
 	@echo "make openvla         fetch and graft openvla and LIBERO, and build the environment that runs both"
@@ -69,6 +69,7 @@ graft: engine
 demo: graft
 	@$(ENGINE) apply.py status --reach
 	@$(BUILD_METHOD)
+	@$(BUILD_INFODYN)
 	@$(ENGINE) -m demo
 
 test: engine-dev graft

@@ -1,9 +1,9 @@
-"""The demo, step by step: LLaMA-Factory (materials, four runs, a look inside one sample), then openvla and starVLA.
+"""The demo, step by step: LLaMA-Factory (materials, four runs, a look inside one sample), then a chapter a method.
 
     .venvs/engine/bin/python -m demo
 
-`make demo` builds the two environments and grafts LLaMA-Factory first. A step whose inputs are unchanged is skipped.
-The report is written before openvla begins, and again with each further chapter.
+`make demo` builds the three environments and grafts LLaMA-Factory first. A step whose inputs are unchanged is skipped.
+The report is written before the first chapter begins, and again with each.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from demo import openvla, openvla_chapter, starvla, starvla_chapter
+from demo import infodyn, infodyn_chapter, openvla, openvla_chapter, starvla, starvla_chapter
 from demo.report import failed, page, pending
 from demo.runs import Run, RunFailed, all_runs, fell, new_files, state_of, train, write_config, write_whole
 
@@ -28,10 +28,11 @@ CHECKOUT = Path("upstreams") / NAME
 HOME = Path("artifacts/demo")
 CODE = Path("demo")
 CHAPTERS = {
-    "openvla": (openvla, openvla_chapter, "openvla: gradient surgery, off and on"),
-    "starVLA": (starvla, starvla_chapter, "starVLA: SA-GR Flow, off and in four stages"),
+    "infodyn": (NAME, infodyn, infodyn_chapter, "LLaMA-Factory: information dynamics, three tasks by evaluation"),
+    "openvla": ("openvla", openvla, openvla_chapter, "openvla: gradient surgery, off and on"),
+    "starVLA": ("starVLA", starvla, starvla_chapter, "starVLA: SA-GR Flow, off and in four stages"),
 }
-"""By upstream: what gathers the facts, what writes them down, and what to say before."""
+"""By folder: the upstream, what gathers the facts, what writes them down, and what to say before."""
 
 
 def say(number: int, text: str) -> None:
@@ -138,17 +139,17 @@ def gather(results: dict[str, Any], seen: dict[str, Any], upstreams: dict[str, d
 
 
 def add_chapters(report: Path, facts: dict[str, Any], upstreams: dict[str, dict[str, Any]], python: Path) -> list[str]:
-    """Runs the part of each further upstream, and writes the report again with its chapter, or with why there is none.
+    """Runs each further part of the demo, and writes the report again with its chapter, or with why there is none.
 
-    Returns why some failed. `python` is the interpreter for the stand-ins.
+    Returns why some failed. `python` is LLaMA-Factory's interpreter, for the stand-ins too.
     """
-    texts = {name: pending(writer.TITLE) for name, (_, writer, _) in CHAPTERS.items()}
+    texts = {name: pending(writer.TITLE) for name, (_, _, writer, _) in CHAPTERS.items()}
     write_whole(report, page(facts, "\n".join(texts.values())))
     bad = []
-    for number, (name, (gatherer, writer, says)) in enumerate(CHAPTERS.items(), 5):
+    for number, (name, (upstream, gatherer, writer, says)) in enumerate(CHAPTERS.items(), 5):
         say(number, says)
         try:
-            texts[name] = writer.chapter(gatherer.facts_of(upstreams.get(name), HOME / name, python))
+            texts[name] = writer.chapter(gatherer.facts_of(upstreams.get(upstream), HOME / name, python))
         except RunFailed as error:
             texts[name] = failed(writer.TITLE, str(error))
             bad.append(f"the chapter on {name} did not end well: {error}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,23 @@ def cards(shown: Iterable[tuple[str, str]]) -> str:
         )
         + "</div>"
     )
+
+
+def side_by_side(off: Mapping[str, Any], trees: tuple[str, str]) -> str:
+    """Losses and weights of the same training in upstream's own tree and in the grafted one, switched off.
+
+    `off` has `upstream` and `grafted`, each with `loss` (step by step) and `weights` (digests, the last is shown).
+    """
+
+    def row(name: str, one: str, other: str) -> tuple[str, ...]:
+        same = "equal" if one == other else "<b>differs</b>"
+        return name, f"<code>{escape(one)}</code>", f"<code>{escape(other)}</code>", same
+
+    upstream, grafted = off["upstream"], off["grafted"]
+    pairs = enumerate(zip(upstream["loss"], grafted["loss"], strict=True), 1)
+    rows = [row(f"loss, step {step}", *pair) for step, pair in pairs]
+    rows.append(row("SHA-256 of all weights at the end", upstream["weights"][-1], grafted["weights"][-1]))
+    return table(("", *trees, ""), rows)
 
 
 def pending(title: str) -> str:

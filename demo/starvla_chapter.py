@@ -10,11 +10,12 @@ from html import escape
 from typing import Any
 
 from demo.charts import data_url
-from demo.report import cards, changed_lines, diff_html, overlay_html
+from demo.report import cards, changed_lines, diff_html, overlay_html, side_by_side
 from runners.charts import Line, lines, picture
 from runners.markup import table
 
 TITLE = '<h1 id="starvla">starVLA: SA-GR Flow</h1>'
+TREES = ("QwenPI, upstream's own tree", "the framework, switched off, grafted tree")
 HEAD = ("stage", "loss", "frozen", "first third \u2192 last third", "steps", "time")
 COMMAND = "make starvla"
 """Fetches and grafts the real tree and builds its environment."""
@@ -43,21 +44,6 @@ def third(values: Sequence[float], first: bool) -> float:
     count = max(1, len(values) // 3)
     part = values[:count] if first else values[-count:]
     return sum(part) / len(part)
-
-
-def off(facts: dict[str, Any]) -> str:
-    """Losses and weights of both runs, side by side."""
-    upstream, grafted = facts["off"]["upstream"], facts["off"]["grafted"]
-    rows = []
-    for step, pair in enumerate(zip(upstream["loss"], grafted["loss"], strict=True), 1):
-        rows.append((f"loss, step {step}", *(f"<code>{escape(value)}</code>" for value in pair), same(*pair)))
-    ends = (upstream["weights"][-1], grafted["weights"][-1])
-    rows.append(("SHA-256 of all weights at the end", *(f"<code>{escape(end)}</code>" for end in ends), same(*ends)))
-    return table(("", "QwenPI, upstream's own tree", "the framework, switched off, grafted tree", ""), rows)
-
-
-def same(one: str, other: str) -> str:
-    return "equal" if one == other else "<b>differs</b>"
 
 
 def course(stage: dict[str, Any], name: str = "total") -> list[tuple[float, float]]:
@@ -186,7 +172,7 @@ replanning). No simulator runs in the demo.</p>
 <h2 id="starvla-off">Switched off it is the upstream</h2>
 <p>QwenPI in the untouched tree, and the method's framework with <code>framework.sagr.geometry.backend: none</code> in
 the grafted one, trained from one seed. Losses as hexadecimal floats, to the last bit.</p>
-{off(facts)}
+{side_by_side(facts["off"], TREES)}
 <h2 id="starvla-stages">Four stages</h2>
 <p>Each is upstream's own <code>train_starvla.py</code> with other arguments, and starts from the weights of the one
 before. Few steps of small batches: the curves are noisy. The table compares the means of the first and last third.</p>
@@ -195,7 +181,7 @@ before. Few steps of small batches: the curves are noisy. The table compares the
 <details><summary>Arguments of each stage</summary>{table(("stage", "arguments"), commands)}</details>
 <h2 id="starvla-anchor">Where the anchor looks</h2>
 <p>Attention of the slots over the geometry tokens, mean over slots, drawn by the grafted module itself after the last
-stage. So few steps do not teach it where the named thing is.</p>
+stage. Masks in the data told it where the named thing is, in all stages but dynamics (<code>w_ground</code>).</p>
 {anchor(policy)}
 <h2 id="starvla-guidance">One chunk with and without guidance</h2>
 <p>The plan holds the {policy["executed"]} actions that were executed and those that remain; then the world answers

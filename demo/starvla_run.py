@@ -138,7 +138,7 @@ def stages(plan: dict[str, Any]) -> list[dict[str, Any]]:
     """The four stages, each from the weights of the one before."""
     known, done, previous = recipes(plan["grafted"]), [], None
     for recipe in known.STAGES:
-        options = [*plan["options"], *known.overrides(recipe, previous, feedback=True)]
+        options = [*plan["options"], *known.overrides(recipe, previous, feedback=True, grounding=True)]
         options.append(f"--trainer.max_train_steps={plan['steps'][recipe.name]}")
         seconds = trained(recipe.name, plan, "grafted", options).wait()
         run = Path(plan["work"], recipe.name, "runs", "run")
@@ -149,7 +149,7 @@ def stages(plan: dict[str, Any]) -> list[dict[str, Any]]:
                 "name": recipe.name,
                 "says": recipe.says,
                 "frozen": list(recipe.freeze),
-                "weights": recipe.weights,
+                "weights": {**recipe.weights, "w_ground": recipe.ground},
                 "options": [each for each in options if each not in plan["options"]],
                 "seconds": seconds,
                 "metrics": metrics,

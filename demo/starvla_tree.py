@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +10,12 @@ from typing import Any
 
 from demo import trees
 from demo.runs import RunFailed
-from demo.trees import missing
-from runners.digests import commit_of
+from demo.trees import missing, pristine
 from tests.standins.starvla_project import REPOSITORY, STANDIN, StarVLAProject
 
 CHECKOUT, ENVIRONMENT = Path("upstreams/starVLA"), Path(".venvs/starVLA")
+PARTS = ("starVLA", "deployment", "examples")
+"""What the demo runs of it."""
 REAL_MODULES = ("torch", "transformers", "accelerate", "deepspeed", "diffusers", "omegaconf", "pandas", "wandb", "cv2")
 STANDIN_MODULES = ("torch", "transformers", "accelerate", "omegaconf", "pandas", "pyarrow")
 OFFLINE = {
@@ -68,7 +67,7 @@ def real_tree(home: Path) -> Tree:
     python, tests = ENVIRONMENT / "bin" / "python", REPOSITORY / "tests" / "starvla_real"
     return Tree(
         checkout=CHECKOUT.absolute(),
-        pristine=pristine(CHECKOUT, home / "pristine"),
+        pristine=pristine(CHECKOUT, home / "pristine", PARTS),
         python=python.absolute(),
         why="",
         maker=[str(python.absolute()), str(tests / "materials.py")],
@@ -81,28 +80,6 @@ def real_tree(home: Path) -> Tree:
             *("pandas", "pyarrow.parquet", "cv2", "albumentations", "timm", "omegaconf", "numpydantic", "wandb"),
         ),
     )
-
-
-def pristine(checkout: Path, folder: Path) -> Path:
-    """HEAD's own files of a grafted checkout, in `folder`, where they are kept while HEAD is the same.
-
-    Raises RunFailed.
-    """
-    commit, stamp = commit_of(checkout)[0], folder / "commit.txt"
-    if commit and stamp.exists() and stamp.read_text(encoding="utf-8") == commit:
-        return folder.absolute()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    archive = folder / "head.tar"
-    command = ["git", "-C", str(checkout), "archive", "-o", str(archive.absolute()), "HEAD", "starVLA", "deployment"]
-    run = subprocess.run([*command, "examples"], capture_output=True, text=True)
-    if run.returncode:
-        raise RunFailed(f"{' '.join(command)} ended with {run.returncode}\n{run.stderr}")
-    with tarfile.open(archive) as packed:
-        packed.extractall(folder, filter="data")
-    archive.unlink()
-    stamp.write_text(commit, encoding="utf-8")
-    return folder.absolute()
 
 
 def standin_tree(home: Path, python: Path, why: str) -> Tree:

@@ -1,10 +1,11 @@
-"""What the chapters on further upstreams share: why the real tree cannot run, and the materials that are made once."""
+"""What the chapters share: why the real tree cannot run, upstream's own files, and materials that are made once."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,28 @@ def graft_of(checkout: Path) -> dict[str, Any]:
         for path in new_sources(checkout)
     ]
     return {"commit": commit_of(checkout)[0], "diff": diff_of(checkout), "overlays": overlays}
+
+
+def pristine(checkout: Path, folder: Path, parts: Sequence[str]) -> Path:
+    """HEAD's own `parts` (folders) of a grafted checkout, in `folder`, where they are kept while HEAD is the same.
+
+    Raises RunFailed.
+    """
+    commit, stamp = commit_of(checkout)[0], folder / "commit.txt"
+    if commit and stamp.exists() and stamp.read_text(encoding="utf-8") == commit:
+        return folder.absolute()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    archive = folder / "head.tar"
+    command = ["git", "-C", str(checkout), "archive", "-o", str(archive.absolute()), "HEAD", *parts]
+    run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode:
+        raise RunFailed(f"{' '.join(command)} ended with {run.returncode}\n{run.stderr}")
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder, filter="data")
+    archive.unlink()
+    stamp.write_text(commit, encoding="utf-8")
+    return folder.absolute()
 
 
 def make_once(

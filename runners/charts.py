@@ -180,6 +180,27 @@ def intervals(bars: Sequence[Bar], title: str, unit: str) -> str:
     return picture(600, top + height + 44, title, parts)
 
 
+def shares(rows: Mapping[str, Sequence[float]], columns: Sequence[str], title: str, colours: Sequence[int]) -> str:
+    """Squares in `rows` (name: a share for each of `columns`), each row in its colour; the number is the percent."""
+    left, top, cell = 70, 22, 38
+    parts = [
+        f'<text x="{left + cell * (place + 0.5)}" y="{top - 8}" text-anchor="middle">{escape(name)}</text>'
+        for place, name in enumerate(columns)
+    ]
+    for number, ((name, found), colour) in enumerate(zip(rows.items(), colours, strict=True)):
+        y = top + cell * number
+        parts.append(f'<text x="{left - 8}" y="{y + cell / 2 + 4}" text-anchor="end">{escape(name)}</text>')
+        for place, share in enumerate(found):
+            x = left + cell * place
+            # Opacity carries the share: where two are chosen at a time none has more than a half.
+            parts.append(
+                f'<rect class="dot series{colour}" x="{x + 1}" y="{y + 1}" width="{cell - 2}" height="{cell - 2}" '
+                f'rx="3" fill-opacity="{min(1.0, 1.6 * share):.3f}"/>'
+                f'<text x="{x + cell / 2}" y="{y + cell / 2 + 4}" text-anchor="middle">{100 * share:.0f}</text>'
+            )
+    return picture(left + cell * len(columns) + 4, top + cell * len(rows) + 4, title, parts)
+
+
 def points_on_log(groups: Mapping[int, Sequence[Point]], title: str, across: str, up: str) -> str:
     """Points by colour over an index, heights on a logarithmic scale; what is not positive lies on the lower edge."""
     every = [point for points in groups.values() for point in points]

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 import demo.__main__ as main
-from demo import openvla, starvla, starvla_tree
+from demo import infodyn, openvla, starvla, starvla_tree
 from demo.runs import RunFailed
-from demo.starvla_tree import Tree, pristine, standin_tree, why_not_real
-from tests.demo import openvla_facts, sample_facts, starvla_facts
+from demo.starvla_tree import PARTS, Tree, standin_tree, why_not_real
+from demo.trees import pristine
+from tests.demo import infodyn_facts, openvla_facts, sample_facts, starvla_facts
 from tests.standins.starvla_project import REPOSITORY
 
 APPLIED = {"state": "applied", "tree_proven": True}
@@ -54,18 +55,18 @@ def test_pristine_is_head_without_the_graft(tmp_path: Path) -> None:
         (checkout / name / "code.py").write_text("upstream\n", encoding="utf-8")
     git(tmp_path, "init", "-q", str(checkout))
     with pytest.raises(RunFailed, match="archive"):
-        pristine(checkout, folder)
+        pristine(checkout, folder, PARTS)
     git(checkout, "add", "-A")
     git(checkout, "commit", "-qm", "one")
     (checkout / "starVLA" / "code.py").write_text("grafted\n", encoding="utf-8")
     (checkout / "starVLA" / "new.py").write_text("", encoding="utf-8")
-    made = pristine(checkout, folder)
+    made = pristine(checkout, folder, PARTS)
     assert (made / "starVLA" / "code.py").read_text(encoding="utf-8") == "upstream\n"
     assert not (made / "starVLA" / "new.py").exists()
     (made / "kept").touch()
-    assert (pristine(checkout, folder) / "kept").exists()
+    assert (pristine(checkout, folder, PARTS) / "kept").exists()
     git(checkout, "commit", "-qam", "two")
-    assert not (pristine(checkout, folder) / "kept").exists()
+    assert not (pristine(checkout, folder, PARTS) / "kept").exists()
 
 
 RUNNER = """
@@ -149,9 +150,14 @@ def test_the_plan_names_stages_and_options_that_the_overlay_has() -> None:
 
 
 def test_a_failure_spares_the_rest_of_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page is whole before the first chapter begins, and the second runs whatever became of the first."""
+    """The page is whole before a chapter begins, and the next one runs whatever became of it."""
     pages: list[str] = []
+    asked: list[tuple[Any, ...]] = []
     report = tmp_path / "report.html"
+
+    def ask(*given: Any) -> dict[str, Any]:
+        asked.append(given)
+        return infodyn_facts.make()
 
     def fail(*_: object) -> dict[str, Any]:
         pages.append(report.read_text(encoding="utf-8"))
@@ -161,9 +167,12 @@ def test_a_failure_spares_the_rest_of_the_report(tmp_path: Path, monkeypatch: py
         pages.append(report.read_text(encoding="utf-8"))
         return starvla_facts.make(real=False)
 
+    monkeypatch.setattr(infodyn, "facts_of", ask)
     monkeypatch.setattr(openvla, "facts_of", fail)
     monkeypatch.setattr(starvla, "facts_of", succeed)
-    bad = main.add_chapters(report, sample_facts.make(), {}, Path("python"))
+    upstreams = {"LLaMA-Factory": {"state": "applied", "tree_proven": True, "packs": [], "errors": []}}
+    bad = main.add_chapters(report, sample_facts.make(), upstreams, Path("python"))
+    assert asked == [(upstreams["LLaMA-Factory"], main.HOME / "infodyn", Path("python"))]
     assert bad == ["the chapter on openvla did not end well: icsm: failed: no luck"]
     assert pages[0].count("Not done when this page was written") == 2
     assert pages[0].count('class="chart heat"') == 2
@@ -171,7 +180,7 @@ def test_a_failure_spares_the_rest_of_the_report(tmp_path: Path, monkeypatch: py
     html = report.read_text(encoding="utf-8")
     assert "icsm: failed: no luck" in html
     assert "on a stand-in, not on starVLA" in html
-    assert html.index('id="openvla"') < html.index('id="starvla"')
+    assert html.index('id="infodyn"') < html.index('id="openvla"') < html.index('id="starvla"')
     monkeypatch.setattr(openvla, "facts_of", lambda *_: openvla_facts.make(real=False))
     assert main.add_chapters(report, sample_facts.make(), {}, Path("python")) == []
     assert "on a stand-in, not on openvla" in report.read_text(encoding="utf-8")

@@ -292,6 +292,36 @@ def test_experts_whose_router_is_not_known_are_refused(tmp_path: Path) -> None:
         evaluate(make(tmp_path), model)
 
 
+@pytest.mark.parametrize("path", ["model.layers.1.mlp.experts.act_fn", "**.act_fn"])
+def test_what_fused_experts_hold_beside_their_weights_is_refused(tmp_path: Path, path: str) -> None:
+    """transformers' ``act_fn`` lies where an expert would; ``experts.*`` leaves it out (test_transformers_models)."""
+    model = tiny_language_model("qwen3")
+    model.get_submodule("model.layers.1.mlp.experts.act_fn")
+    spec = {"name": "p", "source_modules": [path], "target_modules": ["model.norm"]}
+    told = r"model\.layers\.\d\.mlp\.experts\.act_fn runs on the tokens routed to it only"
+    with pytest.raises(ProbeError, match=told), make(tmp_path, spec).watch(model, 0, SAMPLES):
+        pass
+
+
+def test_fused_experts_whose_weights_are_flattened_are_refused(tmp_path: Path) -> None:
+    """As an engine may leave them: then ``act_fn`` is all that is left below ``experts``."""
+    model = tiny_language_model("qwen3")
+    for layer in model.model.layers:
+        for name, weight in list(layer.mlp.experts.named_parameters()):
+            setattr(layer.mlp.experts, name, nn.Parameter(weight.flatten()))
+    spec = {"name": "p", "source_modules": ["**.mlp.experts.*"], "target_modules": ["model.norm"]}
+    with pytest.raises(ProbeError, match="runs on the tokens"), make(tmp_path, spec).watch(model, 0, SAMPLES):
+        pass
+
+
+def test_what_shared_experts_hold_may_be_probed(tmp_path: Path) -> None:
+    model = classifier()
+    for block in model.blocks:
+        block["moe"].shared_experts = nn.Sequential(nn.Linear(6, 6))
+    with pytest.raises(ProbeError, match=r"shared_experts\.0.* never ran"):
+        evaluate(make(tmp_path, {**SPEC, "source_modules": ["**.shared_experts.0"]}), model)
+
+
 def test_experts_that_are_given_other_hidden_states_than_their_router(tmp_path: Path) -> None:
     model = classifier()
     model.blocks[1]["moe"].scale = 0.5

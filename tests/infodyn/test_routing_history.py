@@ -15,6 +15,7 @@ import torch
 from infodyn.memory_gaussian_moe import MemoryGaussianMoELayer
 from infodyn.routing_history import RoutingHistory, mixture_kl
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 def kl(p: list[float], h: list[float], pi: float) -> float:
@@ -187,31 +188,48 @@ def test_its_state_goes_on_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     assert torch.equal(second.history("a", "1.gate"), whole.history("a", "1.gate"))
 
 
-def test_checkpointing_counts_a_token_once_and_keeps_the_gradient() -> None:
-    from torch.utils.checkpoint import checkpoint
+def body(layers: nn.Sequential, batch: torch.Tensor, reentrant: bool | None) -> torch.Tensor:
+    """Each layer checkpointed by itself, as transformers does; None: not at all."""
+    for layer in layers:
+        batch = batch + (layer(batch) if reentrant is None else checkpoint(layer, batch, use_reentrant=reentrant))
+    return batch
 
-    model, batch = two_layers(), torch.randn(8, 6, dtype=torch.float64)
-    gradients = []
-    for checkpointed in (False, True):
+
+@pytest.mark.parametrize("mask", [None, torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])])
+def test_checkpointing_counts_a_token_once_and_keeps_the_gradient(mask: torch.Tensor | None) -> None:
+    model, batch = two_layers(), torch.randn(2, 4, 6, dtype=torch.float64)
+    found = []
+    for reentrant in (None, False):
         history = RoutingHistory()
         history.watch(model)
-        with history.recording("a"):
+        with history.recording("a", mask):
             model(batch + 1)
         history.end_epoch()
-        with history.recording("a"):
-            out = checkpoint(model, batch, use_reentrant=False) if checkpointed else model(batch)
+        with history.recording("a", mask):
+            out = body(model, batch, reentrant)
         model.zero_grad()
         (out.sum() + history.loss(0.0)).backward()
-        gradients.append(model[0].gate.weight.grad.clone())
         history.end_epoch()
-        gradients.append(history.history("a", "0.gate"))
+        found.append([*(layer.gate.weight.grad.clone() for layer in model), history.history("a", "0.gate")])
         history.close()
-    torch.testing.assert_close(gradients[0], gradients[2], rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(gradients[1], gradients[3])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
+
+
+def test_reentrant_checkpointing_and_frozen_routers_are_refused_where_they_would_teach_nothing() -> None:
+    model, batch = two_layers(), torch.randn(8, 6, dtype=torch.float64, requires_grad=True)
+    history = RoutingHistory()
     history.watch(model)
     with history.recording("a"):
-        checkpoint(model, batch.requires_grad_(), use_reentrant=True)
-    with pytest.raises(RuntimeError, match="use_reentrant=False"):
+        # The second layer has a graph; the first would be left out in silence.
+        model[1](checkpoint(model[0], batch, use_reentrant=True))
+    with pytest.raises(RuntimeError, match=r"0\.gate ran without a graph.*use_reentrant=False"):
+        history.loss(0.0)
+    with torch.no_grad():
+        assert history.loss(0.0) == 0
+    model.requires_grad_(False)
+    with history.recording("a"):
+        model(batch.detach())
+    with pytest.raises(RuntimeError, match="frozen"):
         history.loss(0.0)
 
 

@@ -6,7 +6,8 @@
         for batch in watch.batches(loader):
             model(**batch)
 
-Sources may be experts, of a ModuleList or fused. The hooks are there inside of ``with`` only, and gone after an error
+Sources may be experts, of a ModuleList or fused: ``experts.*`` are the experts, and never what fused ones hold beside
+their weights (transformers' ``act_fn``). The hooks are there inside of ``with`` only, and gone after an error
 too; the files (see ``probe_file``) are written when it ends without one. What is kept is bounded by the subset: at most
 ``validation_subset_size * tokens_per_sample`` rows of a module, moved to the CPU as soon as they are there.
 """
@@ -22,7 +23,7 @@ from typing import Any
 
 from torch import nn
 
-from .module_paths import ProbeError, modules_by_path, resolve
+from .module_paths import ProbeError, matches, modules_by_path, resolve
 from .moe_layers import MoELayer, find_moe_layers
 from .probe_content import Resolved, add_counts, check_read, probe_content
 from .probe_file import check_name, probe_path, write_probe_file
@@ -161,8 +162,11 @@ class ActivationProbe:
         # What is inside of experts runs on some tokens only: a wildcard does not mean it, by name it is refused.
         known = [path for path in modules if not path.startswith(inner)]
         known += [path for layer in found for path in layer.paths]
-        for path in [*spec.source_modules, *spec.target_modules]:
-            _check_routed(path, ready, modules, spec.name)
+        for pattern in [*spec.source_modules, *spec.target_modules]:
+            if not any(matches(pattern, path) for path in known):
+                for path in modules:
+                    if matches(pattern, path):
+                        _check_routed(path, ready, modules, spec.name)
         sources, targets = (
             resolve(getattr(spec, side), known, f"probe {spec.name!r}, {side}")
             for side in ("source_modules", "target_modules")
@@ -207,8 +211,9 @@ def _check_routed(path: str, experts: set[str], modules: Mapping[str, nn.Module]
     parts = path.split(".")
     for end in range(1, len(parts)):
         holder = ".".join(parts[:end])
-        listed = isinstance(modules.get(holder), nn.ModuleList | nn.ModuleDict)
-        if parts[end - 1].endswith("experts") and (listed or f"{holder}.0" in experts):
+        # Shared experts run on every token. Others are refused though their weights are not recognised, as where an
+        # engine has flattened them: `experts.*` would mean their activation function.
+        if parts[end - 1].endswith("experts") and "shared" not in parts[end - 1]:
             raise ProbeError(
                 f"probe {probe!r}: {path} runs on the tokens routed to it only, and which these are is known for whole "
                 f"experts ({holder}.*) beside a module named router or gate with a weight [experts, .] only"

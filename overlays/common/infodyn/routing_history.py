@@ -45,7 +45,9 @@ class RoutingHistory:
         ...
         history.end_epoch()
 
-    A batch belongs to one task. Raises ValueError for a window below 1 or a negative weight.
+    A batch belongs to one task. Gradient checkpointing must be the kind with ``use_reentrant=False``, under which a
+    recorded forward has a graph; the reentrant kind runs it without one, and ``loss`` says so. Raises ValueError for a
+    window below 1 or a negative weight.
     """
 
     def __init__(self, window: int = 10, weight: float = 0.1) -> None:
@@ -57,7 +59,8 @@ class RoutingHistory:
         self._batch: dict[str, Tensor] = {}
         self._task: str | None = None
         self._recording = False
-        self._mask: Tensor | None = None
+        self._outputs: list[tuple[str, Tensor]] = []
+        self._without_graph: list[str] = []
         self._hooks: list[Any] = []
 
     def watch(self, model: nn.Module) -> list[str]:
@@ -77,33 +80,40 @@ class RoutingHistory:
 
     def _hook(self, layer: str) -> Any:
         def observe(module: nn.Module, arguments: Any, output: tuple[Tensor, ...]) -> None:
-            # Gradient checkpointing runs the forward a second time in the backward: not while recording.
+            # Gradient checkpointing runs the forward a second time in the backward: not while recording. What is
+            # computed here would be missing there (CheckpointError), so outputs are only kept.
             if self._recording:
-                self.observe(layer, output[0])
+                self._outputs.append((layer, output[0]))
+                if not torch.is_grad_enabled():
+                    self._without_graph.append(layer)
 
         return observe
 
-    def observe(self, layer: str, probabilities: Tensor) -> None:
-        """Adds a layer's routing probabilities ``[N, E]`` to the batch that is being recorded."""
-        if self._mask is not None:
-            if self._mask.numel() != len(probabilities):
+    def _add(self, layer: str, probabilities: Tensor, mask: Tensor | None) -> None:
+        """Adds a layer's routing probabilities ``[N, E]`` to the batch."""
+        if mask is not None:
+            if mask.numel() != len(probabilities):
                 raise ValueError(
-                    f"routing history: the mask has {self._mask.numel()} places, {layer} routed "
-                    f"{len(probabilities)} tokens"
+                    f"routing history: the mask has {mask.numel()} places, {layer} routed {len(probabilities)} tokens"
                 )
-            probabilities = probabilities[self._mask.to(probabilities.device).flatten().bool()]
+            probabilities = probabilities[mask.to(probabilities.device).flatten().bool()]
         # Sum and count in one tensor: the mean is taken where it is used.
         counted = torch.cat([probabilities.sum(0), probabilities.new_tensor([float(len(probabilities))])])
         self._batch[layer] = self._batch[layer] + counted if layer in self._batch else counted
 
     @contextmanager
     def recording(self, task: str, mask: Tensor | None = None) -> Iterator[None]:
-        """Records the forward passes inside for ``task``; ``mask`` (any shape, N places) is 0 for padding."""
-        self._task, self._mask, self._batch, self._recording = task, mask, {}, True
+        """Records the forward passes inside for ``task``; ``mask`` (any shape, N places) is 0 for padding.
+
+        Raises ValueError, at the end, for a mask that does not fit.
+        """
+        self._task, self._batch, self._outputs, self._without_graph, self._recording = task, {}, [], [], True
         try:
             yield
         finally:
-            self._recording, self._mask = False, None
+            self._recording, outputs, self._outputs = False, self._outputs, []
+        for layer, probabilities in outputs:
+            self._add(layer, probabilities, mask)
         sums = self._sums.setdefault(task, {})
         for layer, counted in self._batch.items():
             # An epoch's sum over many tokens outgrows float32's steps.
@@ -113,15 +123,20 @@ class RoutingHistory:
     def loss(self, pi: float) -> Tensor:
         """The weighted KL of what was recorded last, a scalar with a graph; 0 where its task has no history yet.
 
-        Raises RuntimeError where nothing was recorded, or without a graph.
+        Raises RuntimeError where nothing was recorded, or without a graph: it would teach nothing.
         """
         if self._task is None or not self._batch:
             raise RuntimeError("routing history: no forward of a watched model ran in `with history.recording(task)`")
-        if torch.is_grad_enabled() and not any(counted.requires_grad for counted in self._batch.values()):
-            raise RuntimeError(
-                "routing history: the recorded routing has no graph, so the loss would teach nothing; do not freeze "
-                "all that it depends on, and use gradient checkpointing with use_reentrant=False"
-            )
+        if torch.is_grad_enabled():
+            if self._without_graph:
+                raise RuntimeError(
+                    f"routing history: {self._without_graph[0]} ran without a graph, so the loss would teach it "
+                    "nothing: that is how reentrant gradient checkpointing runs it; set use_reentrant=False"
+                )
+            if not any(counted.requires_grad for counted in self._batch.values()):
+                raise RuntimeError(
+                    "routing history: the routers and all that they depend on are frozen; the loss would teach nothing"
+                )
         terms = []
         for layer, counted in self._batch.items():
             past = self.history(self._task, layer)

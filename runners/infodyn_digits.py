@@ -30,9 +30,9 @@ from runners.digests import write_whole
 from runners.digits import data
 from runners.digits.data import TASKS
 from runners.digits.keep import Arm, kept_run
-from runners.digits.probing import analysed, probed_run
+from runners.digits.probing import analysed, pictures_in, probed_run
 from runners.digits.report import Picture, page
-from runners.digits.results import ARMS, MEASURES, Results, name_of
+from runners.digits.results import ARMS, DECIDED, MEASURES, Results, decided, name_of
 from runners.digits.training import Settings
 from runners.versions import versions_of
 
@@ -46,7 +46,7 @@ def one_thread() -> None:
 
 
 def figures_of(results: Results) -> dict[str, Any]:
-    """What is recorded: every arm's means and intervals, its values by seed, and the differences."""
+    """What is recorded: every arm's means and intervals, its values by seed, what its scheduler did, differences."""
 
     def shown(mean: Any) -> dict[str, float | None]:
         return {"mean": round(mean.mean, 4), "half": None if mean.half is None else round(mean.half, 4)}
@@ -63,6 +63,10 @@ def figures_of(results: Results) -> dict[str, Any]:
                 for measure in MEASURES
             }
             for arm in results.arms
+        },
+        "decided": {
+            name_of(arm): {word: [decided(results.runs[arm][seed])[word] for seed in results.seeds] for word in DECIDED}
+            for arm in results.asking
         },
         "against": {
             words: {measure: shown(results.difference(arm, other, measure)) for measure in MEASURES}
@@ -86,17 +90,18 @@ def show(results: Results) -> None:
 def probed(results: Results, out: Path, jobs: int) -> tuple[list[Picture], list[str]]:
     """Pictures of the probed runs, and why one has none."""
     routers = [router for _, router in results.arms]
-    pictures, failed = [], []
+    done, failed = {}, []
     for schedule in ("blocks", "dynamic"):
         arm: Arm = (schedule, routers[-1])
         if arm not in results.runs:
             continue
         run_dir = out / "runs" / f"{arm[0]}-{arm[1]}-seed-{results.seeds[0]}"
         probed_run(arm, results.seeds[0], results.settings, run_dir)
-        found, why = analysed(arm, run_dir, jobs)
-        pictures += found
-        failed += [why] if why else []
-    return pictures, failed
+        if why := analysed(arm, run_dir, jobs):
+            failed.append(why)
+        else:
+            done[name_of(arm)] = run_dir
+    return pictures_in(done) if done else [], failed
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -13,7 +13,7 @@ from typing import Any
 
 from runners.digests import write_whole
 from runners.digits import OVERLAY
-from runners.digits.training import Settings, train
+from runners.digits.training import ASKING, Settings, train
 
 Arm = tuple[str, str]
 """Schedule and router."""
@@ -28,7 +28,7 @@ def digest_of(arm: Arm, seed: int, settings: Settings) -> str:
     """SHA-256 (hex) of arm, seed, settings, code, versions and kind of processor."""
     versions = {name: metadata.version(name) for name in ("torch", "scikit-learn")}
     # Options of the scheduler are no part of what a static schedule's runs depend on.
-    shared = {key: value for key, value in asdict(settings).items() if key != "schedule" or arm[0] == "dynamic"}
+    shared = {key: value for key, value in asdict(settings).items() if key != "schedule" or arm[0] in ASKING}
     text = json.dumps([arm, seed, shared, versions, sys.version, platform.machine()], sort_keys=True)
     digest = hashlib.sha256(text.encode())
     for place in CODE:

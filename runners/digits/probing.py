@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -52,10 +53,10 @@ def probed_run(arm: Arm, seed: int, settings: Settings, run_dir: Path, times: in
     train(*arm, seed, settings, after_choice=look)
 
 
-def analysed(arm: Arm, run_dir: Path, jobs: int) -> tuple[list[Picture], str | None]:
-    """Pictures of the analysis of ``run_dir``, or why there are none."""
+def analysed(arm: Arm, run_dir: Path, jobs: int) -> str | None:
+    """Analyses ``run_dir``; returns why not, where it could not be done."""
     if find_spec("omegaid") is None:
-        return [], f"{name_of(arm)}: probed, not analysed: omegaid is not installed here (make infodyn, .venvs/infodyn)"
+        return f"{name_of(arm)}: probed, not analysed: omegaid is not installed here (make infodyn, .venvs/infodyn)"
     words = ("--run-dir", run_dir, "--probe-name", PROBE, "--top-n-experts", 4, "--jobs", jobs, "--max-samples", 1024)
     command = [sys.executable, str(ANALYZE), *map(str, (*words, "--surrogates", 20))]
     run = subprocess.run(
@@ -63,19 +64,33 @@ def analysed(arm: Arm, run_dir: Path, jobs: int) -> tuple[list[Picture], str | N
     )
     if run.returncode:
         said = " ".join(run.stderr.split()) or "no message"
-        return [], f"{name_of(arm)}: analyze_oid.py ended with exit code {run.returncode}: {said[-600:]}"
-    return pictures_in(run_dir / "oid_plots" / PROBE, name_of(arm)), None
+        return f"{name_of(arm)}: analyze_oid.py ended with exit code {run.returncode}: {said[-600:]}"
+    return None
 
 
-def pictures_in(folder: Path, name: str) -> list[Picture]:
-    """Synergy and redundancy of all pairs, epoch by epoch. Raises FileNotFoundError where the folder has none."""
-    found = []
-    for file in folder.glob("epoch_*_*.svg"):
-        number, kind = file.stem.removeprefix("epoch_").split("_", 1)
-        if kind in ("syn", "red"):
-            words = {"syn": "synergy", "red": "redundancy"}[kind]
-            caption = f"{name}: {words}, after {number} choices"
-            found.append((int(number), kind, Picture(caption, file.read_text(encoding="utf-8"))))
-    if not found:
-        raise FileNotFoundError(f"{folder} has no pictures epoch_N_syn.svg and epoch_N_red.svg: see analyze_oid.py")
-    return [picture for _, _, picture in sorted(found, key=lambda each: each[:2])]
+def pictures_in(runs: Mapping[str, Path]) -> list[Picture]:
+    """Synergy and redundancy of all pairs, choice by choice, of the analysed run folders by name.
+
+    Colours have one limit in all of them. Raises FileNotFoundError naming the table that a folder lacks.
+    """
+    # Late: a comparison without probes needs no scipy.
+    from runners.oid.charts import expert_map, limit_of, scale, standalone
+    from runners.oid.decomposition import UNITS
+    from runners.oid.experts import by_number, short_names
+    from runners.oid.table import read_csv
+
+    found = {name: read_csv(run_dir / "oid_plots" / PROBE / "atoms.csv") for name, run_dir in runs.items()}
+    limit = limit_of([result for results in found.values() for result in results], ["Syn", "Red"])
+    unit = UNITS["gaussian"]
+    legend = scale(limit, unit, 220)
+    pictures = []
+    for name, results in found.items():
+        experts = {path for result in results for path in (result.first, result.second)}
+        names, _ = short_names(sorted(experts, key=by_number))
+        for number in sorted({result.epoch for result in results}):
+            shown = [result for result in results if result.epoch == number]
+            for kind, word in (("Syn", "synergy"), ("Red", "redundancy")):
+                drawn = expert_map(shown, kind, names, limit, f"{kind} after {number} choices ({unit})")
+                caption = f"{name}: {word}, after {number} choices"
+                pictures.append(Picture(caption, standalone(drawn, legend)))
+    return pictures

@@ -8,14 +8,15 @@ from typing import Any
 
 from runners.digits.data import TASKS
 from runners.digits.keep import Arm
-from runners.digits.training import ROUTERS, SCHEDULES, Settings
+from runners.digits.training import ASKING, ROUTERS, SCHEDULES, Settings
 from runners.intervals import Mean, mean_of
 
 ARMS: tuple[Arm, ...] = tuple((schedule, router) for schedule in SCHEDULES for router in ROUTERS)
 SAYS = {
     "blocks": "static: each task in one piece, in order",
     "rounds": "static: one task after another, in order, again and again",
-    "dynamic": "the scheduler chooses by accuracy and predictive integrity on the validation images",
+    "need": "the scheduler chooses by accuracy and PI on the validation images, and counts no task as grokked",
+    "dynamic": "the same, and tasks above the thresholds are grokked: they hand over, and are reviewed",
     "linear": "softmax of a linear gate",
     "gaussian": "a Gaussian for each expert, begun from the linear gate so that it routes alike",
     "memory": "the same, with the loss that pulls a task's routing to its history",
@@ -79,6 +80,31 @@ WORDS = {
 }
 
 
+DECIDED = {
+    "grokked": "tasks that were grokked at some time",
+    "grokked_at_end": "tasks grokked at the end",
+    "handed_over": "choices by which a grokked task handed over to another",
+    "reviews": "choices that review a grokked task",
+    "cycles": "choices made while all tasks were grokked",
+    "floor": "choices that the floor made",
+}
+
+
+def decided(run: Run) -> dict[str, int]:
+    """How often a run's scheduler did what, by the names of ``DECIDED``."""
+    choices, kinds = run["decided"], [choice["kind"] for choice in run["decided"]]
+    return {
+        "grokked": len({task for choice in choices for task in choice["grokked"]} | set(run["grokked"])),
+        "grokked_at_end": len(run["grokked"]),
+        "handed_over": sum(
+            each["previous"] in each["grokked"] and each["task"] != each["previous"] for each in choices
+        ),
+        "reviews": kinds.count("review"),
+        "cycles": kinds.count("cycle"),
+        "floor": kinds.count("floor"),
+    }
+
+
 @dataclass(frozen=True)
 class Results:
     """All runs by arm and seed, each seed's in the same order."""
@@ -90,6 +116,11 @@ class Results:
     @property
     def arms(self) -> list[Arm]:
         return [arm for arm in ARMS if arm in self.runs]
+
+    @property
+    def asking(self) -> list[Arm]:
+        """Arms whose scheduler decides."""
+        return [arm for arm in self.arms if arm[0] in ASKING]
 
     @property
     def seeds(self) -> list[int]:
@@ -124,7 +155,6 @@ class Results:
         return found
 
 
-def course(runs: Sequence[Run], task: str, every: int) -> list[tuple[float, float]]:
-    """Mean test accuracy of a task over choices."""
-    tests = zip(*(run["test"][task] for run in runs), strict=True)
-    return [(float(number * every), sum(values) / len(values)) for number, values in enumerate(tests)]
+def course(places: Sequence[float], runs: Sequence[Sequence[float]]) -> list[tuple[float, Mean]]:
+    """Each place, and the mean over runs of what they have there."""
+    return [(place, mean_of(values)) for place, *values in zip(places, *runs, strict=True)]

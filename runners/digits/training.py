@@ -21,7 +21,11 @@ from torch.nn import functional as F
 from runners.digits.data import TASKS, Samples, Task, make_tasks
 from runners.digits.model import EXPERTS, DigitTransformer
 
-SCHEDULES, ROUTERS = ("blocks", "rounds", "dynamic"), ("linear", "gaussian", "memory")
+SCHEDULES, ROUTERS = ("blocks", "rounds", "need", "dynamic"), ("linear", "gaussian", "memory")
+ASKING = ("need", "dynamic")
+"""Schedules that a ``DynamicScheduler`` decides; to ``need`` no task ever counts as grokked."""
+REACHED = {"pi_threshold": 0.2, "accuracy_threshold": 0.7, "stability": 0.1}
+"""Thresholds that tasks reach here, where PI ends near 0.3; chosen on seed 100."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,10 @@ class Settings:
     surprised: int = 48
     """Validation images of which the gradient is taken."""
     test_every: int = 4
-    """Choices from one test to the next; a static schedule is validated there too, a dynamic one after each choice."""
+    """Choices from one test to the next. There all are validated; those that decide by it, after each choice."""
     memory_weight: float = 0.1
     memory_window: int = 10
-    schedule: dict[str, Any] = field(default_factory=lambda: {"policy": "need"})
+    schedule: dict[str, Any] = field(default_factory=lambda: {"policy": "need", **REACHED})
     """Options of ``ScheduleConfig``."""
 
 
@@ -71,15 +75,15 @@ def train(
     updates = settings.choices * settings.steps
     falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / updates)
     history: TaskHistory = {}
-    scheduler = DynamicScheduler(ScheduleConfig(TASKS, seed=seed, **settings.schedule), history)
+    # PI does not exceed 1.
+    options = settings.schedule | ({"pi_threshold": 1.0} if schedule == "need" else {})
+    scheduler = DynamicScheduler(ScheduleConfig(TASKS, seed=seed, **options), history)
     feeds = {name: _batches(task.train, settings.batch, seed) for name, task in tasks.items()}
-    integrity = dict.fromkeys(TASKS, 0.0)
     found: dict[str, Any] = {
         "schedule": schedule,
         "router": router,
         "seed": seed,
         "chosen": [],
-        "reasons": [],
         "train_pi": [],
         "test": {name: [] for name in TASKS},
         "experts_used": {name: [] for name in TASKS},
@@ -90,18 +94,20 @@ def train(
         if number:
             current = _next(schedule, number - 1, settings, scheduler, current)
             found["chosen"].append(current)
-            seen = _learn(model, falling, feeds[current], settings.steps, memory, current, integrity)
+            pi = history[current][-1].avg_pi
+            seen = _learn(model, falling, feeds[current], settings.steps, memory, current, pi)
             found["train_pi"].append(seen)
         tested = number % settings.test_every == 0
-        # A static schedule does not ask: its validation is for the report, and half of a run's time.
-        if tested or schedule == "dynamic":
+        # Of others the validation is for the report, and half of a run's time.
+        if tested or schedule in ASKING or memory is not None:
             _validate(model, tasks, history, settings, number, found)
         if tested:
             _test(model, tasks, found)
         if after_choice is not None:
             model.eval()
             after_choice(number, model, tasks)
-    found["reasons"] = [choice.reason for choice in scheduler.choices]
+    found["decided"] = scheduler.state_dict()["choices"]
+    found["grokked"] = [name for name in TASKS if schedule in ASKING and scheduler.is_grokked(name)]
     found["history"] = {name: [asdict(entry) for entry in history[name]] for name in TASKS}
     for name, task in tasks.items():
         found["experts"][name] = [share.tolist() for share in with_shares(model, task.test)[1]]
@@ -110,7 +116,7 @@ def train(
 
 
 def _next(schedule: str, number: int, settings: Settings, scheduler: DynamicScheduler, current: str | None) -> str:
-    if schedule == "dynamic":
+    if schedule in ASKING:
         return scheduler.select_next_task(current)
     return TASKS[number % len(TASKS) if schedule == "rounds" else number * len(TASKS) // settings.choices]
 
@@ -132,9 +138,9 @@ def _learn(
     steps: int,
     memory: RoutingHistory | None,
     task: str,
-    integrity: dict[str, float],
+    pi: float,
 ) -> float:
-    """The steps of one choice; their mean PI. The memory's PI is that of the task's last step."""
+    """The steps of one choice; their mean PI. ``pi`` is the memory's: that of the task's last validation."""
     model.train()
     total = 0.0
     for batch in itertools.islice(feed, steps):
@@ -145,13 +151,12 @@ def _learn(
             with memory.recording(task):
                 logits = model(batch.images)
             loss = F.cross_entropy(logits, batch.labels)
-            objective = loss + memory.loss(integrity[task])
+            objective = loss + memory.loss(pi)
         falling.optimizer.zero_grad()
         objective.backward()
         surprise = float(gradient_norm(p.grad for p in model.parameters()))
         tau = float(token_statistics(logits, batch.labels, shift=False)[1]) / len(batch)
-        integrity[task] = predictive_integrity(float(loss.detach()), tau, surprise)
-        total += integrity[task]
+        total += predictive_integrity(float(loss.detach()), tau, surprise)
         falling.optimizer.step()
         falling.step()
     if memory is not None:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from digits_made_up import digits, run_of  # noqa: F401
 
 from runners import infodyn_digits
+from runners.digests import write_whole
 from runners.digits import keep as keeping
 from runners.digits.data import TASKS
-from runners.digits.probing import analysed, pictures_in, probed_run
+from runners.digits.probing import PROBE, analysed, pictures_in, probed_run
 from runners.digits.report import Picture, in_words, page
-from runners.digits.results import ARMS, Results, apart, final, forgetting, used, worst
+from runners.digits.results import ARMS, DECIDED, Results, apart, course, decided, final, forgetting, used, worst
 from runners.digits.training import Settings
 from runners.intervals import Mean
+from runners.oid.estimate import Result, Value
+from runners.oid.estimate import Settings as Analysed
+from runners.oid.table import csv_text
 from tests.pages import Reader, check_drawn, check_whole, needs_chromium
 
 SHORT = Settings(choices=4, steps=1, batch=16, surprised=8, test_every=2)
@@ -50,7 +56,24 @@ def test_differences_are_taken_seed_by_seed() -> None:
     difference = found.difference(ARMS[1], ARMS[0], "final")
     assert (difference.mean, difference.half) == (pytest.approx(-0.1), pytest.approx(0.0, abs=1e-12))
     assert [words for words, _, _ in found.comparisons()] == ["gaussian against linear, blocks"]
-    assert len(results().comparisons()) == 6 + 9
+    assert len(results().comparisons()) == 9 + 12
+
+
+def test_what_a_scheduler_did_by_hand() -> None:
+    assert decided(run_of("dynamic")) == {
+        **{"grokked": 3, "grokked_at_end": 2, "handed_over": 3, "reviews": 1, "cycles": 2, "floor": 1},
+    }
+    assert set(decided(run_of("rounds")).values()) == {0}
+    figures = infodyn_digits.figures_of(results())["decided"]
+    assert list(figures) == [f"{s}, {r}" for s in ("need", "dynamic") for r in ("linear", "gaussian", "memory")]
+    assert figures["dynamic, memory"]["handed_over"] == [3, 3]
+
+
+def test_a_course_has_the_interval_of_each_place() -> None:
+    found = course([0.0, 4.0], [[0.1, 0.2], [0.1, 0.6]])
+    assert [(place, mean.mean) for place, mean in found] == [(0.0, pytest.approx(0.1)), (4.0, pytest.approx(0.4))]
+    # t(0.975, 1) = 12.7062 times 0.2828 / sqrt(2).
+    assert [mean.half for _, mean in found] == [pytest.approx(0.0, abs=1e-9), pytest.approx(2.5412, abs=1e-4)]
 
 
 def test_a_mean_in_words() -> None:
@@ -66,13 +89,36 @@ def test_the_page_is_whole_and_says_what_is_missing() -> None:
     html = page(results(), [Picture("synergy & more", SVG)], ["<b>not</b> analysed"])
     check_whole(html)
     reader = Reader(html)
-    ends = [row for row in reader.rows if row[0] in {f"{s}, {r}" for s, r in ARMS}]
-    assert len(ends) == len(ARMS)
+    names = [f"{schedule}, {router}" for schedule, router in ARMS]
+    ends = [row for row in reader.rows if row[0] in names]
+    assert [row[0] for row in ends[: len(ARMS)]] == names
     assert ends[0][1].startswith("55.0 ±")
     assert "data:image/svg+xml;base64," in html
     assert "&lt;b&gt;not&lt;/b&gt; analysed" in html
-    assert 'title="low: because of low &amp; &lt;more&gt;"' in html
+    assert 'class="review series3" title="rotated, review: rotated &amp; &lt;more&gt;"' in html
+    assert ["schedule, routing", *DECIDED.values()] in reader.rows
     assert "Not analysed in this run" in page(results())
+
+
+def test_courses_say_what_they_are_and_have_their_intervals() -> None:
+    html = page(results())
+    assert html.count('class="band') == 2 * 4 * len(ARMS)
+    # PI is drawn where every arm has it, after choices 0, 2 and 4 of the five that were validated.
+    assert html.count("PI over choices, dynamic, memory") == 1
+    drawn = html.split("PI over choices, dynamic, memory")[1].split("</svg>")[0]
+    assert [path.count("L") for path in re.findall(r'class="line [^"]*" d="([^"]*)"', drawn)] == [2] * 4
+    assert ">accuracy</text>" in html
+    assert ">PI</text>" in html
+    assert ">mean over seeds</text>" not in html
+    alone = Results({ARMS[0]: {0: run_of(*ARMS[0])}}, SHORT)
+    assert 'class="band' not in page(alone)
+
+
+def test_the_experts_of_every_seed_are_shown() -> None:
+    html = page(results())
+    for schedule, router in ARMS:
+        for seed in (0, 1):
+            assert f"Percent of choices by task and expert, {schedule}, {router}, seed {seed}" in html
 
 
 @needs_chromium
@@ -98,27 +144,41 @@ def test_a_probed_run_leaves_files_that_say_what_they_hold(tmp_path: Path) -> No
 
 
 def test_pictures_come_in_the_order_of_the_choices(tmp_path: Path) -> None:
-    for name in ("epoch_10_syn", "epoch_2_syn", "epoch_2_red", "epoch_2_atoms_0_1", "course_0_1"):
-        (tmp_path / f"{name}.svg").write_text(SVG, encoding="utf-8")
-    captions = [picture.caption for picture in pictures_in(tmp_path, "dynamic, memory")]
-    assert captions == [
-        "dynamic, memory: redundancy, after 2 choices",
-        "dynamic, memory: synergy, after 2 choices",
-        "dynamic, memory: synergy, after 10 choices",
+    runs = {"blocks, memory": tmp_path / "blocks", "dynamic, memory": tmp_path / "dynamic"}
+    for run_dir, largest in zip(runs.values(), (0.5, 2.0), strict=True):
+        results = []
+        for epoch in (10, 2):
+            values = {kind: Value(0.25, 0.0, 0.1, 0.25, None, 0.0, 0.5) for kind in ("Syn", "Red")}
+            values["Syn"] = replace(values["Syn"], value=largest)
+            results.append(Result(epoch, "mlp.experts.3", "mlp.experts.11", "norm", values=values))
+        write_whole(run_dir / "oid_plots" / PROBE / "atoms.csv", csv_text(results, Analysed(4)))
+    pictures = pictures_in(runs)
+    assert [picture.caption for picture in pictures] == [
+        f"{name}: {word}, after {number} choices"
+        for name in runs
+        for number in (2, 10)
+        for word in ("synergy", "redundancy")
     ]
-    with pytest.raises(FileNotFoundError, match="analyze_oid"):
-        pictures_in(tmp_path / "none", "")
+    first, second = pictures[0].svg, pictures[4].svg
+    # Once on the scale, and a pair's two squares: 0.5 is a quarter of the other run's 2.
+    assert [drawn.count('class="more" fill-opacity="0.250"') for drawn in (first, second)] == [3, 1]
+    # The scale of either is that of both, and says its unit; so does the title.
+    for drawn in (first, second):
+        assert drawn.count(">nats, surrogates subtracted</text>") == 1
+        assert all(f">{tick}</text>" in drawn for tick in (-2, -1, 0, 1, 2))
+        assert ">Syn after 2 choices (nats)</text>" in drawn
+        assert drawn.index(">3</text>") < drawn.index(">11</text>")
+    with pytest.raises(FileNotFoundError, match=r"atoms\.csv"):
+        pictures_in({"none": tmp_path / "none"})
 
 
 def test_without_omegaid_or_files_the_report_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from runners.digits import probing
 
     monkeypatch.setattr(probing, "find_spec", lambda name: None)
-    assert "omegaid is not installed" in (analysed(ARMS[0], tmp_path, 1)[1] or "")
+    assert "omegaid is not installed" in (analysed(ARMS[0], tmp_path, 1) or "")
     monkeypatch.setattr(probing, "find_spec", lambda name: object())
-    pictures, why = analysed(ARMS[0], tmp_path, 1)
-    assert pictures == []
-    assert "exit code 2" in (why or "")
+    assert "exit code 2" in (analysed(ARMS[0], tmp_path, 1) or "")
 
 
 @pytest.mark.usefixtures("digits")

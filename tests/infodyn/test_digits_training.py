@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from digits_made_up import digits, made_up  # noqa: F401
+from infodyn.routing_history import RoutingHistory
 
 from runners.digits import keep as keeping
 from runners.digits.data import TASKS, TRAINED, VALIDATED, load_digits, make_tasks
 from runners.digits.keep import kept_run
 from runners.digits.model import DigitTransformer
+from runners.digits.results import decided
 from runners.digits.training import Settings, train, with_shares
 
 SHORT = Settings(choices=4, steps=2, batch=16, surprised=8, test_every=4)
@@ -57,8 +59,8 @@ def test_the_schedules_choose_as_they_say() -> None:
     assert blocks["chosen"] == [task for task in TASKS for _ in range(2)]
     assert rounds["chosen"] == [*TASKS, *TASKS]
     assert sorted(dynamic["chosen"][:4]) == sorted(TASKS)  # the cold start
-    assert len(dynamic["reasons"]) == 8
-    assert blocks["reasons"] == []
+    assert [choice["task"] for choice in dynamic["decided"]] == dynamic["chosen"]
+    assert blocks["decided"] == []
     for run, validated in ((blocks, [0, 4, 8]), (rounds, [0, 4, 8]), (dynamic, list(range(9)))):
         assert all(len(run["test"][task]) == 3 for task in TASKS)
         assert all([entry["epoch"] for entry in run["history"][task]] == validated for task in TASKS)
@@ -76,6 +78,35 @@ def test_all_routers_begin_alike_and_go_their_own_ways() -> None:
     # The memory speaks from the second time on that a task is chosen.
     assert gaussian["history"]["low"][4]["avg_loss"] == memory["history"]["low"][4]["avg_loss"]
     assert len(set(last)) == 3
+
+
+def test_tasks_reach_the_thresholds_and_hand_over_but_not_where_need_alone_decides() -> None:
+    settings = replace(SHORT, choices=16, steps=5, batch=64, test_every=8)
+    assert settings.schedule == Settings().schedule
+    dynamic, need = (train(schedule, "linear", 0, settings) for schedule in ("dynamic", "need"))
+    found = decided(dynamic)
+    assert found["grokked"] == found["grokked_at_end"] == 4
+    assert found["handed_over"] >= found["reviews"] >= 1
+    assert not {"review", "cycle"} & {choice["kind"] for choice in need["decided"]}
+    assert decided(need)["grokked"] == 0
+    # Up to where the first task is grokked they are one run.
+    same = next(number for number, choice in enumerate(dynamic["decided"]) if choice["grokked"])
+    assert dynamic["chosen"][:same] == need["chosen"][:same]
+
+
+def test_the_memory_weighs_by_the_pi_of_the_tasks_last_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    weighed: list[float] = []
+    loss = RoutingHistory.loss
+
+    def spied(self: RoutingHistory, pi: float) -> torch.Tensor:
+        weighed.append(pi)
+        return loss(self, pi)
+
+    monkeypatch.setattr(RoutingHistory, "loss", spied)
+    run = train("rounds", "memory", 0, replace(SHORT, choices=8))
+    # Validated before each choice, so entry n is what choice n + 1 knew.
+    expected = [run["history"][task][number]["avg_pi"] for number, task in enumerate(run["chosen"]) for _ in range(2)]
+    assert weighed == expected
 
 
 def test_it_learns() -> None:

@@ -37,22 +37,21 @@ IDS = torch.randint(0, 64, (4, 16), generator=torch.Generator().manual_seed(1))
 
 def test_the_shift_makes_the_rows_equally_long_and_leaves_their_differences() -> None:
     rows = torch.randn(8, 32, dtype=torch.float64) * torch.linspace(0.1, 10, 8, dtype=torch.float64)[:, None]
-    shifted, remains = equidistant(rows)
+    shifted = equidistant(rows)
     torch.testing.assert_close(shifted.norm(dim=-1), shifted[0].norm().expand(8), rtol=1e-12, atol=0)
     torch.testing.assert_close(shifted - shifted[0], rows - rows[0], rtol=1e-10, atol=1e-10)
-    assert remains.abs().max() < 1e-10
 
 
 def test_a_gate_of_the_closed_form_in_the_plane() -> None:
     # The circle through (0, 0), (2, 0) and (0, 4) has its centre at (1, 2): the shift is (-1, -2).
-    shifted, _ = equidistant(torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 4.0]]))
+    shifted = equidistant(torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 4.0]]))
     torch.testing.assert_close(shifted, torch.tensor([[-1.0, -2.0], [1.0, -2.0], [-1.0, 2.0]]).double())
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 3.0])
 def test_the_posterior_is_the_linear_gates_for_any_sigma(sigma: float) -> None:
     rows, x = torch.randn(8, 32, dtype=torch.float64), torch.randn(50, 32, dtype=torch.float64)
-    means = equidistant(rows)[0] * sigma**2
+    means = equidistant(rows) * sigma**2
     found = gaussian_logits(x, means, torch.full_like(means, sigma).log()).softmax(-1)
     torch.testing.assert_close(found, (x @ rows.T).softmax(-1), rtol=1e-9, atol=1e-12)
 
@@ -69,7 +68,7 @@ def test_what_cannot_be_made_equal_is_reported() -> None:
     found = use_gaussian_routing(model)
     assert found[0].remains == pytest.approx(expected, rel=1e-6)
     assert found[1].remains is not None
-    assert found[1].remains < 1e-9
+    assert found[1].remains < 1e-4
 
 
 @pytest.mark.parametrize("normalised", [True, False])
@@ -101,6 +100,23 @@ def test_the_first_forward_routes_alike(normalised: bool) -> None:
     square = -0.5 * ((x[:, None] - gate.weight.double()) / gate.log_sigma.double().exp()).square().sum(-1)
     expected = (square - gate.log_sigma.double().sum(-1)).softmax(-1)
     torch.testing.assert_close(gate(shown["x"])[0].double(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("sigma", [1.0, 1.5])
+def test_what_remains_is_that_of_the_stored_means(dtype: torch.dtype, sigma: float) -> None:
+    model = tiny().to(dtype)
+    gates = [layer.mlp.gate for layer in model.model.layers]
+    linear = [gate.weight.detach().double() for gate in gates]
+    found = use_gaussian_routing(model, sigma=sigma)
+    x = torch.randn(20_000, 32, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for gate, rows, report in zip(gates, linear, found, strict=True):
+        mean, log_sigma = gate.weight.detach().double(), gate.log_sigma.detach().double()
+        away = [((x - m) / s.exp()).square().sum(-1) for m, s in zip(mean, log_sigma, strict=True)]
+        error = -0.5 * torch.stack(away, -1) - log_sigma.sum(-1) - x @ rows.T
+        error = error - error.mean(-1, keepdim=True)
+        assert report.remains == pytest.approx(float(error.square().mean(0).sqrt().max()), rel=0.05)
+        assert report.remains > 1e-3 or dtype == torch.float32
 
 
 def test_in_bfloat16_nearly_every_choice_is_the_same() -> None:

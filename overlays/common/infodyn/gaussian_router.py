@@ -8,7 +8,8 @@ so mu_e = sigma^2 (w_e + v) is right up to -sigma^2 ||w_e + v||^2 / 2, where v m
 v . x to all experts. The v for which all w_e + v are equally long makes that term common too, and the posteriors equal.
 It is minus the centre of a sphere through the rows: 2 (w_e - w_mean) . v = mean ||w||^2 - ||w_e||^2, a linear system
 that has a solution whenever the rows are affinely independent, as E <= D + 1 rows of a trained gate are. Where there is
-none, the least-squares solution is taken and what remains is reported, in nats.
+none, the least-squares solution is taken. What remains is reported, in nats, from the means as they are stored: in
+bfloat16 their rounding is most of it, and changes the choice of experts that are nearly as likely.
 """
 
 from __future__ import annotations
@@ -30,26 +31,38 @@ MARK = "moe_router"
 
 @dataclass(frozen=True)
 class GaussianGate:
-    """A gate that was replaced: its module path, and by how many nats its logits may differ from the linear gate's
-    (exact arithmetic); None where it was restored from a checkpoint.
+    """A gate that was replaced: its module path, and by how many nats its logits differ from the linear gate's: root
+    mean square over tokens of independent features of variance 1, of the expert where it is largest, from the stored
+    parameters; what all experts share is left out. None where it was restored from a checkpoint.
     """
 
     name: str
     remains: float | None
 
 
-def equidistant(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """``rows [E, D]`` shifted by one common vector so that all are equally long, and by how much ||row||^2 / 2 still
-    differs from its mean, ``[E]``. Both float64 on the CPU. The shift is the shortest that does it.
+def equidistant(rows: Tensor) -> Tensor:
+    """``rows [E, D]`` shifted by one common vector so that all are equally long, or as nearly as can be; float64 on the
+    CPU. The shift is the shortest that does it.
     """
     rows = rows.detach().cpu().double()
     centred = rows - rows.mean(0)
     half = 0.5 * rows.square().sum(-1)
     # Rows that are nearly dependent would ask for a shift so large that float32 rounds the routing away.
-    shift = torch.linalg.pinv(centred, rtol=1e-4) @ (half.mean() - half)
-    shifted = rows + shift
-    half = 0.5 * shifted.square().sum(-1)
-    return shifted, half - half.mean()
+    return rows + torch.linalg.pinv(centred, rtol=1e-4) @ (half.mean() - half)
+
+
+def difference(rows: Tensor, mean: Tensor, log_sigma: Tensor) -> float:
+    """``GaussianGate.remains``: of Gaussians that share one sigma, from the linear gate ``rows``; all ``[E, D]``.
+
+    Logits differ by offset_e + slope_e . x, in float64, both centred over experts; the mean square over such x is
+    offset_e^2 + ||slope_e||^2.
+    """
+    rows, mean, log_sigma = (part.detach().cpu().double() for part in (rows, mean, log_sigma))
+    precision = torch.exp(-2 * log_sigma)
+    slope = precision * mean - rows
+    offset = -0.5 * (precision * mean.square()).sum(-1) - log_sigma.sum(-1)
+    slope, offset = slope - slope.mean(0), offset - offset.mean()
+    return float((offset.square() + slope.square().sum(-1)).sqrt().max())
 
 
 def use_gaussian_routing(
@@ -142,9 +155,10 @@ def _replace(name: str, gate: nn.Module, sigma: float, saved: Tensor | None) -> 
     weight, remains = gate.weight, None
     log_sigma = torch.full_like(weight, sigma).log_()
     if saved is None:
-        shifted, differs = equidistant(weight)
-        weight.copy_(shifted * sigma**2)
-        remains = sigma**2 * float(differs.abs().max())
+        rows = weight.clone()
+        # By the sigma that is stored: rounded, it would scale all logits.
+        weight.copy_(equidistant(rows) * torch.exp(2 * log_sigma.cpu().double()))
+        remains = difference(rows, weight, log_sigma)
     elif saved.shape != log_sigma.shape:
         raise ValueError(f"gaussian routing: log_sigma of {name} is {list(saved.shape)}, not {list(log_sigma.shape)}")
     else:

@@ -74,7 +74,11 @@ class GaussianTopKRouter(GaussianRouting, nn.Module):
 
 
 class FusedExperts(nn.Module):
-    """E two-layer perceptrons (GELU) in two tensors. The arguments are those of transformers' fused experts."""
+    """E two-layer perceptrons (GELU) in two tensors. The arguments are those of transformers' fused experts.
+
+    Memory goes by the busiest expert: every expert's batch is padded to its load, E times that many rows. Where loads
+    are even these are the N k that are needed; where all tokens go to one expert, E times as many.
+    """
 
     def __init__(self, dim: int, hidden: int, experts: int) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ evaluation, `probes/` the activations. `runners/analyze_oid.py --run-dir FOLDER/
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import random
@@ -23,6 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 CHECKOUT = ROOT / "upstreams" / "LLaMA-Factory"
 ANALYST = ROOT / ".venvs" / "infodyn" / "bin" / "python"
+NEEDED = ("torch", "transformers", "llamafactory")
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 TASKS = ("echo", "reverse", "sort")
 ROWS = 400
@@ -86,6 +88,11 @@ def write_model(folder: Path, seed: int) -> None:
     Qwen3MoeForCausalLM(config).save_pretrained(folder)
 
 
+def probed_every(steps: int, chunk_steps: int) -> int:
+    """Chunks from one probe file to the next: 4, or a quarter of a run that is short: it might end without."""
+    return max(1, min(4, -(-steps // (4 * chunk_steps))))
+
+
 def settings(home: Path, options: argparse.Namespace) -> dict[str, Any]:
     """What train.yaml holds. JSON is YAML too, so the file needs no library to be written."""
     return {
@@ -133,7 +140,7 @@ def settings(home: Path, options: argparse.Namespace) -> dict[str, Any]:
                 }
             ],
             "validation_subset_size": 64,
-            "save_every_n_epochs": 4,
+            "save_every_n_epochs": probed_every(options.steps, options.chunk_steps),
         },
     }
 
@@ -164,8 +171,18 @@ def main() -> int:
     parser.add_argument("--router", default="linear", choices=("linear", "gaussian"))
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
+    if min(options.steps, options.chunk_steps) < 1:
+        parser.error("--steps and --chunk-steps must be at least 1")
     if not (CHECKOUT / "src" / "llamafactory" / "infodyn").is_dir():
         print(f"{CHECKOUT} is not grafted: run `python apply.py LLaMA-Factory`", file=sys.stderr)
+        return 2
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        print(
+            f"{sys.executable} has no {', '.join(missing)}: run this with .venvs/LLaMA-Factory/bin/python, which "
+            "`make demo` builds",
+            file=sys.stderr,
+        )
         return 2
     home = options.folder.resolve()
     shutil.rmtree(home / "run", ignore_errors=True)
@@ -191,6 +208,9 @@ def main() -> int:
     show(home / "run" / "schedule.jsonl")
     found = sorted((home / "run" / "probes").rglob("*.pt.gz"))
     print(f"{len(found)} probe files in {home / 'run' / 'probes'}")
+    if not found:
+        print("no analysis: all tasks were grokked before the first evaluation that is probed; try fewer --chunk-steps")
+        return 0
     analysis = [str(ANALYST), str(ROOT / "runners" / "analyze_oid.py"), "--run-dir", str(home / "run")]
     if not ANALYST.exists():
         print(f"no analysis: {ANALYST} is not there; `make infodyn`, then {' '.join(analysis)}")

@@ -1,7 +1,9 @@
 """The schedule's decisions: each rule alone, then together on histories that are written by hand."""
 
+import dataclasses
 import json
 import logging
+import math
 from collections import Counter
 from itertools import pairwise
 
@@ -294,3 +296,44 @@ def test_metrics_and_their_deltas():
             record(history, "a", **given, **wrong)
     with pytest.raises(ValueError, match="another version"):
         TaskMetrics.from_dict({"step": 1})
+
+
+@pytest.mark.parametrize(
+    ("measured", "match"),
+    [
+        ({"surprise": math.inf}, r"evaluation of 'a' at step 7: .*surprise.*inf.*learning rate"),
+        ({"epsilon": math.nan}, r"evaluation of 'a' at step 7: .*epsilon.*nan.*learning rate"),
+        ({"accuracy": math.nan}, r"accuracy of 'a'.*nan"),
+    ],
+)
+def test_a_diverged_evaluation_is_named_and_not_kept(measured, match):
+    history = {}
+    given = {"accuracy": 0.5, "epsilon": 1.0, "tau": 1.0, "surprise": 0.0, "tokens": 4}
+    with pytest.raises(ValueError, match=match):
+        record(history, "a", step=7, epoch=1.0, **(given | measured))
+    assert not history.get("a")
+
+
+@pytest.mark.parametrize("name", ["avg_accuracy", "avg_loss", "surprise", "avg_pi", "delta_accuracy", "delta_pi"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, None, "0.5"])
+def test_metrics_that_are_not_finite_are_refused_wherever_they_come_from(name, value):
+    """NaN would rank first under every policy, and count as grokked between two accuracies that are high."""
+    with pytest.raises(ValueError, match=f"finite {name}"):
+        dataclasses.replace(entry(), **{name: value})
+    made = scheduler({"a": [entry()]})
+    state = made.state_dict()
+    state["history"]["a"][0][name] = value
+    with pytest.raises(ValueError, match=f"finite {name}"):
+        DynamicScheduler(ScheduleConfig(TASKS), {}).load_state_dict(json.loads(json.dumps(state)))
+    assert dataclasses.replace(entry(), train_pi=None) == entry()
+
+
+@pytest.mark.parametrize("lost", ["tasks", "seed", "choices", "history"])
+def test_a_state_that_is_not_whole_is_refused_and_changes_nothing(lost):
+    state = scheduler({"a": [entry()]}).state_dict()
+    del state[lost]
+    made = scheduler({"b": [entry(0.7)]})
+    before = made.state_dict()
+    with pytest.raises(ValueError, match=f"has no {lost}: resume from"):
+        made.load_state_dict(state)
+    assert made.state_dict() == before

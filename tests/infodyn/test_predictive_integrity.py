@@ -8,7 +8,6 @@ import numpy
 import pytest
 import torch
 from infodyn.pi import (
-    PIMeter,
     causal_loss_sum,
     gradient_norm,
     predictive_integrity,
@@ -47,16 +46,6 @@ def test_cases_by_hand(epsilon, tau, surprise, constants, expected):
 def test_what_is_no_measurement_is_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         predictive_integrity(**({"epsilon": 1.0, "tau": 1.0, "surprise": 1.0} | wrong))
-
-
-def test_micro_batches_are_summed_before_the_formula():
-    meter = PIMeter(alpha=1.0, gamma=0.5)
-    for measured in ((1.0, 2.0, 0.25), (3.0, 2.0, 0.5)):
-        meter.add(*measured)
-    assert meter.value() == pytest.approx(math.exp(-(0.5 * 4.0 / 4.0 + 0.5 * 0.75)), rel=1e-15)
-    meter.reset()
-    with pytest.raises(ValueError, match="no batch"):
-        meter.value()
 
 
 def loop_statistics(logits, labels, shift):

@@ -161,6 +161,7 @@ def test_off_changes_nothing(text_model, numbered, tmp_path):
         ({"auto_find_batch_size": True}, "auto_find_batch_size"),
         ({"ignore_data_skip": True}, "ignore_data_skip"),
         ({"restore_callback_states_from_checkpoint": True}, "restore_callback_states_from_checkpoint"),
+        ({"fp16": True, "max_grad_norm": 0.0}, "`fp16` without clipping: .*max_grad_norm"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
         ({"use_dft_loss": True}, "use_dft_loss"),
         ({"schedule": {"chunk_step": 3}}, "chunk_step'.*chunk_steps"),
@@ -169,6 +170,15 @@ def test_off_changes_nothing(text_model, numbered, tmp_path):
         ({"schedule": {"policy": "best"}}, "policy"),
         ({"schedule": {"routing_memory": 0.1}}, "moe_router: gaussian"),
         ({"schedule": {"routing_memory": 0.1}, "moe_router": "gaussian"}, "disable_gradient_checkpointing: true"),
+        (
+            {
+                "schedule": {"routing_memory": 0.1},
+                "moe_router": "gaussian",
+                "use_reentrant_gc": False,
+                "use_unsloth_gc": True,
+            },
+            "use_reentrant_gc: false",
+        ),
         ({"schedule": "nowhere.yaml"}, "neither a mapping"),
         ({"moe_router": "round"}, "moe_router"),
         ({"dynamic_schedule": False, "schedule": {"chunk_steps": 3}}, "`dynamic_schedule` is off"),

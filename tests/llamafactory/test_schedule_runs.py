@@ -236,8 +236,10 @@ def test_probes_change_no_choice_and_no_weight(trained, moe, data, tmp_path):
     assert log(tmp_path / "run") == log(trained)
 
 
-def test_gaussian_router_with_memory_trains_and_resumes(moe, data, tmp_path):
+def test_gaussian_router_with_memory_trains_and_resumes(moe, data, tmp_path, monkeypatch):
+    """And under gradient checkpointing that is not reentrant gives the same weights."""
     from safetensors.torch import load_file
+    from torch.utils import checkpoint as module
 
     changes = {"moe_router": "gaussian", "disable_gradient_checkpointing": True}
     schedule = {"chunk_steps": CHUNK, "routing_memory": 0.1}
@@ -245,6 +247,11 @@ def test_gaussian_router_with_memory_trains_and_resumes(moe, data, tmp_path):
     run_exp(given(moe, data, tmp_path / "without", schedule={"chunk_steps": CHUNK}, **changes))
     assert any(name.endswith("log_sigma") for name in load_file(tmp_path / "with" / "model.safetensors"))
     assert weights(tmp_path / "with") != weights(tmp_path / "without")
+    checkpointed, kinds, honest = {"moe_router": "gaussian", "use_reentrant_gc": False}, [], module.checkpoint
+    monkeypatch.setattr(module, "checkpoint", lambda *a, **k: kinds.append(k["use_reentrant"]) or honest(*a, **k))
+    run_exp(given(moe, data, tmp_path / "checkpointed", schedule=schedule, **checkpointed))
+    assert set(kinds) == {False}
+    assert weights(tmp_path / "checkpointed") == weights(tmp_path / "with")
     resumed = given(moe, data, tmp_path / "resumed", schedule=schedule, **changes)
     run_exp(resumed | {"resume_from_checkpoint": str(tmp_path / "with" / f"checkpoint-{3 * CHUNK - 2}")})
     assert weights(tmp_path / "resumed") == weights(tmp_path / "with")
@@ -277,6 +284,29 @@ def test_two_ranks_choose_alike_and_measure_what_one_measures(moe, data, tmp_pat
             assert two[name] == pytest.approx(one[name], rel=1e-5)
     assert len(choices(tmp_path / "two")) == 3  # the session raises where ranks differ
     assert [entry["train_steps"] for _, entry in metrics(tmp_path / "two")[3:]].count(CHUNK) == 3
+
+
+def test_two_ranks_that_stop_inside_a_chunk_remember_what_both_have_routed(moe, data, tmp_path):
+    """Without an optimizer's state: transformers cannot load one on the CPU's ranks (torch: `tagged with cpu:0`)."""
+    changes = {"moe_router": "gaussian", "disable_gradient_checkpointing": True, "ddp_backend": "gloo"}
+    changes |= {"optim": "sgd", "save_only_model": True}
+    changes |= {"schedule": {"chunk_steps": CHUNK, "routing_memory": 0.1}, "max_steps": 2 * CHUNK + 2}
+    inside = CHUNK + 2
+    tiny.train(given(moe, data, tmp_path / "whole", **changes), processes=2)
+    resumed = {"resume_from_checkpoint": str(tmp_path / "whole" / f"checkpoint-{inside}")}
+    tiny.train(given(moe, data, tmp_path / "resumed", **changes) | resumed, processes=2)
+
+    def memory(run, step):
+        state = json.loads((tmp_path / run / f"checkpoint-{step}" / "trainer_state.json").read_text(encoding="utf-8"))
+        return state["stateful_callbacks"]["ScheduleCallback"]["attributes"]["memory"]
+
+    first, second = memory("whole", inside)["sums"]
+    assert first.keys() == second.keys() == {choices(tmp_path / "whole")[1]["task"]}
+    assert first != second
+    after = memory("whole", 2 * CHUNK + 2)
+    assert len(after["epochs"]) == 2
+    assert memory("resumed", 2 * CHUNK + 2) == after
+    assert weights(tmp_path / "resumed") == weights(tmp_path / "whole")
 
 
 def test_off_is_the_upstream_bit_for_bit(moe, data, tmp_path):

@@ -169,14 +169,18 @@ class DynamicScheduler:
         """Continue where ``state`` was taken; the history object is filled in place.
 
         Raises:
-            ValueError: the state is of other tasks or of another seed.
+            ValueError: the state is of other tasks or of another seed, is not whole, or holds what is not finite.
         """
+        missing = [name for name in ("tasks", "seed", "choices", "history") if name not in state]
+        if missing:
+            raise ValueError(f"the saved schedule has no {', '.join(missing)}: resume from a checkpoint that is whole.")
         for name, own in (("tasks", list(self.config.tasks)), ("seed", self.config.seed)):
             if state.get(name) != own:
                 raise ValueError(
                     f"the saved schedule has {name} {state.get(name)!r}, this run has {own!r}: resume with the same "
                     "ones, or start anew."
                 )
-        self.choices[:] = [Choice(**{**choice, "grokked": tuple(choice["grokked"])}) for choice in state["choices"]]
+        choices = [Choice(**{**choice, "grokked": tuple(choice["grokked"])}) for choice in state["choices"]]
         for task in self.config.tasks:
             self.task_history[task][:] = [TaskMetrics.from_dict(entry) for entry in state["history"][task]]
+        self.choices[:] = choices

@@ -50,38 +50,6 @@ def predictive_integrity(
     return math.exp(-alpha * (weighted + gamma * surprise)) if alpha > 0 else 1.0
 
 
-class PIMeter:
-    """PI over the micro-batches of one update: the three quantities are summed before the formula, as PILF does.
-
-    Sums grow with the number of micro-batches, and with them the surprise: compare updates of equal accumulation only,
-    or give the norm of the accumulated gradient once, as the glue of a trainer does.
-    """
-
-    def __init__(self, alpha: float = 1.0, gamma: float = 0.5) -> None:
-        self.alpha, self.gamma = alpha, gamma
-        self.reset()
-
-    def reset(self) -> None:
-        self.epsilon = self.tau = self.surprise = 0.0
-        self.batches = 0
-
-    def add(self, epsilon: float, tau: float, surprise: float) -> None:
-        self.epsilon += epsilon
-        self.tau += tau
-        self.surprise += surprise
-        self.batches += 1
-
-    def value(self) -> float:
-        """PI of what was added.
-
-        Raises:
-            ValueError: nothing was added, or a sum that ``predictive_integrity`` refuses.
-        """
-        if self.batches == 0:
-            raise ValueError("predictive integrity of no batch at all: add() what was measured first.")
-        return predictive_integrity(self.epsilon, self.tau, self.surprise, alpha=self.alpha, gamma=self.gamma)
-
-
 @torch.no_grad()
 def token_statistics(logits: Tensor, labels: Tensor, *, ignore_index: int = -100, shift: bool = True) -> Tensor:
     """Sums over the labelled positions, without keeping logits or probabilities of more than a thousand of them.

@@ -20,7 +20,8 @@ class ScheduleConfig:
         tasks: their names, in the order that ``cycle`` follows.
         seed: of ties and of the cold start's order.
         pi_threshold: a grokked task's PI lies above it. With alpha 1 and gamma 0.5 a model whose loss equals its
-            entropy and whose gradient has vanished has exp(-0.5) = 0.61.
+            entropy and whose gradient has vanished has exp(-0.5) = 0.61. The gradient's size is the model's own, so
+            is what can be reached: read it off the evaluations of a run.
         accuracy_threshold: a grokked task's accuracy is at least this.
         window: evaluations in a row over which both must hold.
         stability: the accuracy's range (largest minus smallest) over the window is at most this.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -12,6 +13,8 @@ from .pi import predictive_integrity
 @dataclass(frozen=True)
 class TaskMetrics:
     """One evaluation of one task; accuracies and PI lie in [0, 1], losses and entropies are nats.
+
+    Raises ValueError for a number that is not finite: it would rank first whatever the others are.
 
     Attributes:
         step: optimizer steps done.
@@ -26,6 +29,7 @@ class TaskMetrics:
         tokens: over how many the means were taken.
         train_pi: mean PI over the optimizer steps on this task since the evaluation before; None without any.
         train_steps: how many these were.
+        train_left_out: steps on this task that have no PI: no labelled token, or a loss or gradient that is not finite.
     """
 
     step: int
@@ -40,6 +44,15 @@ class TaskMetrics:
     tokens: int
     train_pi: float | None = None
     train_steps: int = 0
+    train_left_out: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None and field.name == "train_pi":
+                continue
+            if not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ValueError(f"task metrics need a finite {field.name}, got {value!r} at step {self.step!r}.")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,7 +62,7 @@ class TaskMetrics:
         """The inverse of ``to_dict``.
 
         Raises:
-            ValueError: other fields than a ``TaskMetrics`` has.
+            ValueError: other fields than a ``TaskMetrics`` has, or one that is not finite.
         """
         names = {field.name for field in fields(cls)}
         if set(given) != names:
@@ -75,6 +88,7 @@ def record(
     gamma: float = 0.5,
     train_pi: float | None = None,
     train_steps: int = 0,
+    train_left_out: int = 0,
 ) -> TaskMetrics:
     """Append an evaluation to ``history[task]`` and return it; deltas are against the one before.
 
@@ -89,7 +103,13 @@ def record(
     last = entries[-1] if entries else None
     if last is not None and step < last.step:
         raise ValueError(f"an evaluation of {task!r} at step {step} after the one at step {last.step}.")
-    pi = predictive_integrity(epsilon, tau, surprise, alpha=alpha, gamma=gamma)
+    try:
+        pi = predictive_integrity(epsilon, tau, surprise, alpha=alpha, gamma=gamma)
+    except ValueError as error:
+        raise ValueError(
+            f"the evaluation of {task!r} at step {step}: {error} A loss or a gradient that is not finite means that "
+            "the training has diverged: go on from an earlier checkpoint with a lower learning rate, or in bfloat16."
+        ) from error
     entries.append(
         TaskMetrics(
             step=step,
@@ -104,6 +124,7 @@ def record(
             tokens=tokens,
             train_pi=train_pi,
             train_steps=train_steps,
+            train_left_out=train_left_out,
         )
     )
     return entries[-1]

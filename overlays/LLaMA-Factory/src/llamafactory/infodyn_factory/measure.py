@@ -1,5 +1,6 @@
 """Loss, entropy and accuracy by task, taken from the forward passes that the Trainer makes anyway."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -77,16 +78,18 @@ class ForwardMeter:
 
 
 class StepMeter:
-    """Predictive integrity of each optimizer step since the last evaluation, over all micro-batches and ranks.
+    """Predictive integrity of each optimizer step since the last evaluation, by task, over all micro-batches and ranks.
 
-    epsilon and tau are means over the step's tokens; the surprise is the norm of the step's gradient before clipping.
+    epsilon and tau are means over the step's tokens, so their ratio is that of the sums over all micro-batches, as PILF
+    takes it. The surprise is the norm of the step's own gradient before clipping: PILF's sum of each micro-batch's norm
+    grows with their number, and PI would fall with the gradient accumulation.
     """
 
     def __init__(self, alpha: float, gamma: float) -> None:
         self.alpha, self.gamma = alpha, gamma
         self.norm: torch.Tensor | None = None
-        self.steps: list[torch.Tensor] = []
-        """float64 ``[5]`` a step: the token statistics and the norm. Read only when asked, so no step waits for it."""
+        self.steps: dict[str, list[torch.Tensor]] = {}
+        """By task, float64 ``[5]`` a step: token statistics and norm. Read only when asked, so no step waits for it."""
 
     def watch_clipping(self, accelerator: Any) -> None:
         """Learn the norm before clipping from the one place that computes it."""
@@ -101,21 +104,26 @@ class StepMeter:
 
         accelerator.clip_grad_norm_ = clip_and_tell
 
-    def end_step(self, sums: torch.Tensor | None, model: torch.nn.Module) -> None:
-        """The gradients of a step are complete and were clipped, or not."""
+    def end_step(self, task: str, sums: torch.Tensor | None, model: torch.nn.Module) -> None:
+        """The gradients of a step on ``task`` are complete and were clipped, or not."""
         if sums is None:
             raise RuntimeError("an optimizer step without a measured forward pass: did something replace the model?")
 
         norm = gradient_norm(p.grad for p in model.parameters()) if self.norm is None else self.norm
         self.norm = None
-        self.steps.append(torch.cat([summed_over_ranks(sums), norm.to(sums).reshape(1)]))
+        measured = torch.cat([summed_over_ranks(sums), norm.to(sums).reshape(1)])
+        self.steps.setdefault(task, []).append(measured)
 
-    def take(self) -> tuple[float | None, int]:
-        """Mean PI over the steps and their number, and begin anew. Steps without a labelled token do not count."""
+    def take(self, task: str) -> tuple[float | None, int, int]:
+        """Mean PI over the steps on ``task``, the number of them, and of those left out; begin anew.
+
+        A step without a labelled token has no PI. Nor has one whose loss or gradient is not finite: under float16 the
+        gradient scaler meets such steps now and then, and skips them.
+        """
+        steps = [step.tolist() for step in self.steps.pop(task, [])]
         found = [
             predictive_integrity(loss / tokens, entropy / tokens, norm, alpha=self.alpha, gamma=self.gamma)
-            for loss, entropy, _, tokens, norm in (step.tolist() for step in self.steps)
-            if tokens > 0
+            for loss, entropy, _, tokens, norm in steps
+            if tokens > 0 and all(map(math.isfinite, (loss, entropy, norm)))
         ]
-        self.steps = []
-        return (sum(found) / len(found) if found else None), len(found)
+        return (sum(found) / len(found) if found else None), len(found), len(steps) - len(found)

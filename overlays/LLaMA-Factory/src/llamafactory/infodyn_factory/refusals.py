@@ -30,8 +30,9 @@ def probe_refusals(data_args: Any, training_args: Any, finetuning_args: Any) -> 
 def memory_refusals(model_args: Any, finetuning_args: Any) -> list[tuple[Any, str, str]]:
     return [
         (finetuning_args.moe_router != "gaussian", "`moe_router: linear`", "set `moe_router: gaussian`"),
-        (not model_args.disable_gradient_checkpointing, "gradient checkpointing",
-         "what is recorded in a forward pass must have a graph of its own; set `disable_gradient_checkpointing: true`"),
+        (not model_args.disable_gradient_checkpointing and (model_args.use_reentrant_gc or model_args.use_unsloth_gc),
+         "reentrant or unsloth's gradient checkpointing", "what it runs has no graph to record; set "
+         "`use_reentrant_gc: false` without `use_unsloth_gc`, or `disable_gradient_checkpointing: true`"),
     ]  # fmt: skip
 
 
@@ -68,6 +69,8 @@ def schedule_refusals(
          "`restore_callback_states_from_checkpoint`", "the schedule restores its own state; set it to false"),
         (training_args.deepspeed or getattr(training_args, "fsdp", None), "DeepSpeed or FSDP",
          "the validation's gradients need whole parameters; use DDP"),
+        (training_args.fp16 and training_args.max_grad_norm <= 0, "`fp16` without clipping",
+         "gradients stay scaled until they are clipped; set `max_grad_norm` above 0, or `bf16`"),
         (training_args.label_smoothing_factor, "`label_smoothing_factor`", "the model would not see its labels"),
         (losses, f"`{', '.join(losses)}`", "the model would not see its labels"),
         (layerwise, f"`{', '.join(layerwise)}`", "gradients are gone before their norm can be taken"),

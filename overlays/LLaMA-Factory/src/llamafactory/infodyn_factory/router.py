@@ -26,4 +26,4 @@ def route(model: "torch.nn.Module", finetuning_args: "FinetuningArguments") -> N
         if gate.remains is None:
             logger.info_rank0(f"Gaussian routing at {gate.name}, from the checkpoint.")
         else:
-            logger.info_rank0(f"Gaussian routing at {gate.name}, within {gate.remains:.2e} nats of the linear gate.")
+            logger.info_rank0(f"Gaussian routing at {gate.name}, {gate.remains:.2e} nats from the linear gate.")

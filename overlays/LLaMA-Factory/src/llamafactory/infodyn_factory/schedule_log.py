@@ -1,10 +1,8 @@
-"""The schedule's own log, and tensors as JSON holds them."""
+"""The schedule's own log."""
 
 import json
 import os
 from typing import Any
-
-import torch
 
 from ..infodyn.dynamic_scheduler import DynamicScheduler
 
@@ -44,26 +42,3 @@ class ScheduleLog:
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
         with open(self.path, mode, encoding="utf-8") as file:
             file.writelines(json.dumps(entry) + "\n" for entry in entries)
-
-
-def as_lists(found: Any) -> Any:
-    """Tensors as lists, which JSON keeps exactly."""
-    if isinstance(found, dict):
-        return {name: as_lists(value) for name, value in found.items()}
-
-    return [as_lists(value) for value in found] if isinstance(found, list) else _plain(found)
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, torch.Tensor) else value
-
-
-def as_tensors(found: Any) -> Any:
-    """The inverse, where the innermost lists were float64 vectors."""
-    if isinstance(found, dict):
-        return {name: as_tensors(value) for name, value in found.items()}
-
-    if found and isinstance(found[0], list):
-        return [as_tensors(value) for value in found]
-
-    return torch.tensor(found, dtype=torch.float64)

@@ -84,7 +84,8 @@ class InfodynMixin:
         self.infodyn_missing = list(load_result.missing_keys)
         super()._issue_warnings_after_load(load_result)
 
-    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, num_items_in_batch: Any = None, **kwargs: Any) -> Any:
+        kwargs["num_items_in_batch"] = num_items_in_batch
         session = self.infodyn_schedule
         if session is None or session.memory is None or not model.training:
             return super().compute_loss(model, inputs, *args, **kwargs)
@@ -92,8 +93,18 @@ class InfodynMixin:
         with session.memory.recording(session.task, inputs.get("attention_mask")):
             loss = super().compute_loss(model, inputs, *args, **kwargs)
 
+        # `training_step` itself divides by the accumulation a loss that is not over all the step's tokens: that of any
+        # model with a processor. What it does not divide is divided here.
+        own = not self.model_accepts_loss_kwargs or num_items_in_batch is None
         share = getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
-        return loss + session.memory.loss(session.pi) / share
+        return loss + session.memory.loss(session.pi) / (1 if own and self.compute_loss_func is None else share)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with ExitStack() as stack:
+            if self.infodyn_schedule is not None:
+                stack.enter_context(self.infodyn_schedule.saving())
+
+            super()._save_checkpoint(*args, **kwargs)
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         if self.infodyn_probes is not None:
@@ -116,15 +127,14 @@ class InfodynMixin:
             return metrics
 
         name = target if isinstance(target, str) else None
-        samples = len(self.eval_dataset[target]) if name is not None else len(target)
         with ExitStack() as stack:
             if self.infodyn_probes is not None:
-                stack.enter_context(self.infodyn_probes.watching(name, samples))
+                stack.enter_context(self.infodyn_probes.watching(target))
 
             metrics = super().evaluate(eval_dataset, *args, **kwargs)
 
         if session is not None and name is not None:
-            session.end_of_task(name)
+            session.recorder.end_of_task(name)
 
         return metrics
 
@@ -154,7 +164,7 @@ class ScheduleCallback(TrainerCallback, ExportableState):
         self.session.catch_up()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.session.end_step()
+        self.session.recorder.end_step(self.session.task)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.session.end_chunk()

@@ -18,40 +18,27 @@ DEMONSTRATIONS, NOISE = 500, 0.25
 FUTURE, PAST = range(1, HORIZON + 1), range(1, EXECUTE + 1)
 BATCH = 32
 WIDTH, LAYERS, SLOTS, PATCH = 64, 3, 4, 4
-NONE = {"w_fm": 0.0, "w_dyn": 0.0, "w_geo": 0.0, "w_reg": 0.0, "w_align": 0.0, "w_ground": 0.0}
-STAGES: dict[str, tuple[int, float, dict[str, Any]]] = {
-    "alignment": (200, 2e-3, {"losses": NONE | {"w_ground": 1.0}}),
-    "imitation": (1200, 2e-3, {"losses": NONE | {"w_fm": 1.0, "w_ground": 0.1}}),
-    "dynamics": (800, 2e-3, {"losses": NONE | {"w_dyn": 1.0}}),
-    "correction": (
-        200,
-        5e-4,
-        {
-            "losses": {"w_fm": 1.0, "w_dyn": 0.5, "w_geo": 0.1, "w_reg": 1e-3, "w_align": 0.0, "w_ground": 0.1},
-            "perturbation": 0.05,
-        },
-    ),
+BUDGETS = {
+    "alignment": (200, 2e-3),
+    "dynamics": (800, 2e-3),
+    "imitation": (1200, 2e-3),
+    "correction": (200, 5e-4),
 }
-"""Optimizer steps, learning rate, and what of the framework's configuration makes the stage.
-
-Imitation comes before dynamics here: nothing is pretrained, so that only imitation gives the task tokens a meaning to
-predict. The baseline has the imitation stage alone, of as many steps as imitation and correction together.
+"""Optimizer steps and learning rate of the method's own stages (`starVLA/sagr/stages.py`), which say what each freezes,
+weighs and perturbs. The baseline has imitation alone, of as many steps as imitation and correction together.
 """
-UNGROUNDED = {
-    "alignment": {"w_align": 1.0, "w_ground": 0.0},
-    "imitation": {"w_ground": 0.0},
-    "correction": {"w_ground": 0.0},
-}
-"""The published stages, for a policy that is told nowhere what the instruction names."""
 POINTING_SCENES, POINTING_STEPS, POINTING_RATE = 16000, 4000, 2e-3
 STATE_SCALE = (5.0, 5.0, 5.0, 1.0)
 """The robot's positions are tenths of a metre; the networks want them near 1."""
 
 
-def configuration(model: Path, trained: str, sagr: Mapping[str, Any]) -> Any:
-    """The framework's configuration for one of the trained policies; `sagr` is what differs in `framework.sagr`."""
+def configuration(model: Path, trained: str, sagr: Mapping[str, Any], feedback: bool | None = None) -> Any:
+    """The framework's configuration for one of the trained policies; `sagr` is what differs in `framework.sagr`,
+    `feedback` whether it has feedback tokens, where that is not as its name says.
+    """
     from omegaconf import OmegaConf
 
+    feedback = trained == "feedback" if feedback is None else feedback
     geometry = {"backend": "none" if trained == "baseline" else "depth", "patch": PATCH, "fourier": 0}
     return OmegaConf.create(
         {
@@ -64,10 +51,10 @@ def configuration(model: Path, trained: str, sagr: Mapping[str, Any]) -> Any:
                     "action_horizon": HORIZON,
                     "max_seq_len": 64,
                     "num_target_vision_tokens": 4,
-                    "repeated_diffusion_steps": 4,
+                    "repeated_diffusion_steps": 2,
                     "diffusion_model_cfg": {"attention_head_dim": 16, "dropout": 0.0},
-                    "enable_causal_feedback_token": trained == "feedback",
-                    "causal_feedback_gate": trained == "feedback",
+                    "enable_causal_feedback_token": feedback,
+                    "causal_feedback_gate": feedback,
                 },
                 "sagr": OmegaConf.merge(
                     {
@@ -86,12 +73,15 @@ def configuration(model: Path, trained: str, sagr: Mapping[str, Any]) -> Any:
     )
 
 
-def build(config: Any, weights: Mapping[str, Any] | None = None) -> Any:
+def build(config: Any, weights: Mapping[str, Any] | None = None, begins: str = "") -> Any:
+    """The framework with `weights`, which may lack the module named `begins`."""
     from starVLA.model.framework.base_framework import build_framework
 
     framework = build_framework(config)
     if weights is not None:
-        framework.load_state_dict(weights)
+        own = framework.state_dict() if begins else {}
+        own = {name: value for name, value in own.items() if name.startswith(f"{begins}.")}
+        framework.load_state_dict(own | dict(weights))
     return framework
 
 
@@ -182,24 +172,17 @@ def make_model(folder: Path) -> dict[str, Any]:
 
 
 def train_policy(trained: str, seed: int, examples: Sequence[dict[str, Any]], model: Path, place: Path) -> None:
-    """Goes through STAGES and leaves the weights in `place`, and beside them the losses and the time."""
+    """Goes through the stages and leaves the weights in `place`, and beside them the losses and the time."""
     import torch
 
     began, weights, losses = time.perf_counter(), None, {}
-    for stage, (steps, rate, sagr) in STAGES.items():
-        if trained == "baseline" and stage != "imitation":
-            continue
+    for name, config, freeze, steps, rate in stages_of(trained, model):
         torch.manual_seed(seed)
-        if trained == "ungrounded":
-            sagr = sagr | {"losses": sagr["losses"] | UNGROUNDED.get(stage, {})}
-        if trained == "baseline":
-            steps, sagr = steps + STAGES["correction"][0], {}
-        framework = build(configuration(model, trained, sagr), weights).train()
-        if trained != "baseline":
-            # As the method's stages have it; upstream's baseline trains everything.
-            framework.qwen_vl_interface.requires_grad_(False)
+        framework = build(config, weights, "causal_feedback").train()
+        for path in freeze:
+            framework.get_submodule(path).requires_grad_(False)
         open_ = [weight for weight in framework.parameters() if weight.requires_grad]
-        losses[stage] = minimise(
+        losses[name] = minimise(
             lambda batch, framework=framework: framework(batch)["action_loss"], open_, examples, steps, rate, seed
         )
         weights = framework.state_dict()
@@ -208,6 +191,27 @@ def train_policy(trained: str, seed: int, examples: Sequence[dict[str, Any]], mo
     part = place.with_suffix(".part")
     torch.save(weights, part)
     part.replace(place)
+
+
+def stages_of(trained: str, model: Path) -> list[tuple[str, Any, Sequence[str], int, float]]:
+    """Name, configuration, frozen modules, optimizer steps and learning rate of each stage of a policy.
+
+    As runners/starvla_sagr_flow.py has them with `--grounding`; `ungrounded` is without it.
+    """
+    from starVLA.sagr.stages import LOSSES, STAGES
+
+    if trained == "baseline":
+        steps, rate = BUDGETS["imitation"]
+        return [("imitation", configuration(model, trained, {}), (), steps + BUDGETS["correction"][0], rate)]
+    made = []
+    for stage in STAGES:
+        losses = {name: stage.weights.get(name, 0.0) for name in LOSSES}
+        # There is no attention to ground where tokens are pooled.
+        losses["w_ground"] = 0.0 if trained in ("ungrounded", "pooled") else stage.ground
+        sagr = {"losses": losses, "perturbation": stage.perturbation, "anchor": {"enabled": trained != "pooled"}}
+        config = configuration(model, trained, sagr, trained == "feedback" and stage.feedback)
+        made.append((stage.name, config, stage.freeze, *BUDGETS[stage.name]))
+    return made
 
 
 class FrameworkPolicy:

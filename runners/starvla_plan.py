@@ -140,7 +140,8 @@ def _stage(plan: Plan, recipe: Any, overrides: list[str], previous: Path | None,
         "trainer.is_resume": "false",
     }
     if plan.feedback and recipe.feedback:
-        own["datasets.vla_data.past_offset"] = plan.execute_steps
+        # After a restart fewer actions have been executed than k.
+        own["datasets.vla_data.past_offset"] = f"[{','.join(map(str, range(1, plan.execute_steps + 1)))}]"
     chosen = {**plan.extra.get("", {}), **plan.extra.get(name, {})}
     frozen = chosen.get("trainer.freeze_modules", ",".join(recipe.freeze))
     # What was said for a stage comes last, and wins over its recipe.

@@ -72,7 +72,9 @@ def test_feedback_tokens_ask_for_the_frame_before_where_they_are_trained(fake: F
     given = fake.given()
     switch = "framework.action_model.enable_causal_feedback_token"
     assert [given[stage][switch] for stage in STAGES] == ["false", "false", "true", "true"]
-    assert [given[stage].get("datasets.vla_data.past_offset") for stage in STAGES] == [None, None, "3", "3"]
+    assert [given[stage].get("datasets.vla_data.past_offset") for stage in STAGES] == [
+        *(None, None, "[1,2,3]", "[1,2,3]")
+    ]
 
 
 def test_a_change_reruns_what_depends_on_it_and_nothing_before(fake: Fake) -> None:

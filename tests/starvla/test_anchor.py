@@ -45,10 +45,22 @@ def linear_loop(x: list[float], linear: nn.Linear) -> list[float]:
     ]
 
 
-def attend_loop(module: nn.Module, queries: list, context: list, mask: list[bool]) -> tuple[list, list]:
+def place_loop(place: int, width: int) -> list[float]:
+    half = (width + 1) // 2
+    angles = [place * 1e4 ** (-i / half) for i in range(half)]
+    return ([math.sin(angle) for angle in angles] + [math.cos(angle) for angle in angles])[:width]
+
+
+def attend_loop(module: nn.Module, queries: list, context: list, mask: list[bool], ordered: bool) -> tuple[list, list]:
     kept = [i for i, valid in enumerate(mask) if valid]
-    keys = {i: linear_loop(norm_loop(context[i], module.context_norm), module.key) for i in kept}
-    values = {i: linear_loop(norm_loop(context[i], module.context_norm), module.value) for i in kept}
+    normed = {i: norm_loop(context[i], module.context_norm) for i in kept}
+    values = {i: linear_loop(normed[i], module.value) for i in kept}
+    if ordered:
+        normed = {
+            i: [a + b for a, b in zip(normed[i], place_loop(place, len(normed[i])), strict=True)]
+            for place, i in enumerate(kept)
+        }
+    keys = {i: linear_loop(normed[i], module.key) for i in kept}
     width = len(next(iter(keys.values()))) // module.heads
     out, maps = [], []
     for query in queries:
@@ -71,9 +83,9 @@ def attend_loop(module: nn.Module, queries: list, context: list, mask: list[bool
 
 def anchor_loop(anchor: SemanticAnchor, text: list, text_mask: list, geometry: list, geometry_mask: list) -> tuple:
     slots = anchor.slots.tolist()
-    asked, _ = attend_loop(anchor.read_text, slots, text, text_mask)
+    asked, _ = attend_loop(anchor.read_text, slots, text, text_mask, True)
     question = [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(slots, asked, strict=True)]
-    found, maps = attend_loop(anchor.read_geometry, question, geometry, geometry_mask)
+    found, maps = attend_loop(anchor.read_geometry, question, geometry, geometry_mask, False)
     tokens = []
     for q, f in zip(question, found, strict=True):
         x = [a + b for a, b in zip(q, f, strict=True)]
@@ -151,6 +163,16 @@ def test_the_instruction_decides_what_is_looked_at() -> None:
     one = anchor(text, text_mask, geometry, geometry_mask, True).attention
     other = anchor(text.flip(2), text_mask, geometry, geometry_mask, True).attention
     assert (one - other).abs().max() > 1e-3
+
+
+def test_the_order_of_the_words_matters_and_that_of_the_geometry_does_not() -> None:
+    anchor, (text, text_mask, geometry, geometry_mask) = make(), batch()
+    swapped = text.clone()
+    swapped[:, [0, 2]] = text[:, [2, 0]]
+    plain, other = (anchor(words, text_mask, geometry, geometry_mask).tokens for words in (text, swapped))
+    assert (plain - other).abs().amax(dim=(1, 2)).min() > 1e-2
+    turned = anchor(text, text_mask, geometry.flip(1), geometry_mask.flip(1)).tokens
+    torch.testing.assert_close(turned, plain, rtol=0, atol=1e-6)
 
 
 def test_softmax_stays_float32_in_bfloat16_and_under_autocast() -> None:

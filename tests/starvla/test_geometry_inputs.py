@@ -154,6 +154,7 @@ GOOD = np.ones((H, W), np.float32)
         ({"camera_pose": None}, "example 1, view 0 has no 'camera_pose', others of the batch have"),
         ({"depth": GOOD.astype(np.uint16)}, "example 1, key 'depth': it is uint16: give metres as float"),
         ({"depth": GOOD * np.nan}, "example 1, key 'depth': no valid pixel in 1 view"),
+        ({"depth": GOOD[:0]}, r"example 1, key 'depth': the shape is \[0, 8\]: it is empty"),
         ({"depth": -GOOD}, "example 1, key 'depth': no valid pixel"),
         ({"depth": GOOD[:2]}, r"example 1, view 0, key 'depth' is \(2, 8\), in example 0 it is \(6, 8\)"),
         ({"depth": [GOOD, GOOD]}, "example 1 has 1 of 'intrinsics' for 2 view"),
@@ -172,6 +173,37 @@ GOOD = np.ones((H, W), np.float32)
 def test_names_the_example_and_the_key(bad: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         collect([example(0), example(1, **bad)])
+
+
+@pytest.mark.parametrize("key", ["camera_pose", "image", "named_mask"])
+@pytest.mark.parametrize("without", [0, 1])
+def test_what_only_some_examples_have_names_the_one_without(key: str, without: int) -> None:
+    given = [example(0, named_mask=GOOD > 0), example(1, named_mask=GOOD > 0)]
+    del given[without][key]
+    with pytest.raises(ValueError, match=f"example {without}, view 0 has no '{key}', others of the batch have"):
+        collect(given)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("depth", changed(GOOD, (2, 3), 1e30)),
+        ("points", np.full((H, W, 3), -1e30)),
+        ("camera_pose", changed(np.eye(4), (0, 3), 1e30)),
+    ],
+)
+def test_lengths_that_overflow_are_refused(key: str, value: np.ndarray) -> None:
+    bad = {key: value} if key != "points" else {key: value, "depth": None}
+    with pytest.raises(ValueError, match=f"example 1, key '{key}': it holds lengths above 1e\\+06 metres"):
+        collect([example(0), example(1, **bad)])
+
+
+def test_nothing_is_farther_than_what_was_not_measured() -> None:
+    depth = np.where(
+        np.arange(H * W).reshape(H, W) % 2, GOOD, np.array([-1e30, np.inf, np.nan, 0.0] * (H * W // 4)).reshape(H, W)
+    )
+    (view,) = collect([example(depth=depth.astype(np.float32))])
+    assert view.depth.shape == (1, H, W)
 
 
 def test_refuses_an_empty_batch_a_missing_image_and_an_unknown_need() -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from sagr.alignment import info_nce
 from sagr.flow import FlowPass
-from sagr.losses import Losses, SagrLosses, Transition, info_nce
+from sagr.guidance import Reference, ResidualGuidance
+from sagr.losses import Losses, SagrLosses, Transition
 from small_worlds import NS, A, B, D, Guidance, H, Reaching, Weights, inputs, make_predictor
 from torch import nn
 
@@ -173,6 +176,80 @@ def test_reg_follows_the_schedule_of_eta() -> None:
     torch.testing.assert_close(losses.parts["reg"].detach(), expected)
 
 
+def searched(t: list[float], target: float = 3.0) -> tuple[Transition, FlowPass]:
+    """Three samples of a gripper at 0.5 a unit of action, its slots `target` further out in one of two dimensions."""
+    generator = torch.Generator().manual_seed(3)
+    start = torch.randn(B, 2, A, generator=generator, dtype=torch.float64)
+    away = torch.tensor([target, 0.5]).double() * torch.tensor([[1.0], [-0.7], [0.4]]).double()
+    between = torch.arange(H) < torch.tensor([[2], [5], [3]])
+    seen = FlowPass()
+    noisy, seen.velocity = (torch.randn(B, H, A, generator=generator, dtype=torch.float64) for _ in range(2))
+    seen.t = torch.tensor(t).double()[:, None, None]
+    seen.estimate = (noisy + (1 - seen.t) * seen.velocity).requires_grad_()
+    return Transition(start, start + away[:, None], None, seen.estimate.detach(), between), seen
+
+
+@pytest.mark.parametrize(("eta", "max_norm"), [(0.6, 1e9), (1.0, 0.6)])
+def test_reg_charges_the_drift_that_the_line_search_and_the_cap_leave(eta: float, max_norm: float) -> None:
+    """S' = S - g sum(a) is linear: the slope by hand, the minimum along it from three energies, what scales it held."""
+    gain, given, seen = 0.5, *searched([0.0, 0.35, 0.9])
+    config = Guidance(eta=eta, step="line_search", max_norm=max_norm)
+    losses = SagrLosses(Weights(w_reg=1.0), config)(Reaching(gain), given, None, seen)
+    losses.total.backward()
+    norms, slopes, caps = [], torch.zeros(B, H, A).double(), 0
+    for row in range(B):
+        clean, t, counted = seen.estimate[row].detach(), seen.t[row].item(), given.between[row].double()[:, None]
+
+        def energy(chunk: torch.Tensor, row: int = row, counted: torch.Tensor = counted) -> torch.Tensor:
+            there = given.tokens[row] - gain * (chunk * counted).sum(0)
+            return ((given.next_tokens[row] - there) ** 2).mean()
+
+        miss = (given.next_tokens[row] - given.tokens[row] + gain * (clean * counted).sum(0)).mean(0)
+        slope = 2 * gain * counted * miss / A
+        e0, e1, e2 = (energy(clean - step * slope).item() for step in (0.0, 1.0, 2.0))
+        to_the_minimum = (3 * e0 - 4 * e1 + e2) / (2 * (e0 - 2 * e1 + e2))
+        scale = eta * to_the_minimum / (1 - t)
+        most = max_norm * seen.velocity[row].norm().item()
+        caps += scale * slope.norm().item() > most
+        scale = min(scale, most / slope.norm().item())
+        norms.append(scale * slope.norm().item())
+        # ||slope||^2 is quadratic in the chunk, and the change of the miss by each counted action is the gain.
+        slopes[row] = scale**2 * 2 * counted.sum() * (2 * gain / A) ** 2 * gain * miss * counted / B
+    assert caps == (0 if max_norm > 1 else 2), norms
+    assert losses.parts["reg"].item() == pytest.approx(sum(norm**2 for norm in norms) / B, rel=1e-10)
+    assert losses.monitors["drift_l2_mean"].item() == pytest.approx(sum(norms) / B, rel=1e-10)
+    torch.testing.assert_close(seen.estimate.grad, slopes, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("settings", [{"step": "line_search"}, {"step": "line_search", "max_norm": 0.1}, {}])
+def test_reg_charges_what_guidance_adds_with_the_same_reference(settings: dict[str, Any]) -> None:
+    """The predictor of the method, held against the drift of an Euler step at the same chunk, velocity and time."""
+    model = Model()
+    model.seen.t = torch.full_like(model.seen.t, 0.25)
+    model.seen.estimate = model.seen.estimate.detach()
+    config, given, seen = Guidance(**settings), model.transition.held(), model.seen
+    losses = model.losses(config, w_reg=1.0)
+    reference = Reference(given.tokens, given.state, given.next_tokens, given.between)
+    velocity = seen.velocity.detach()
+    added = ResidualGuidance(model.predictor, config).drift(seen.estimate - 0.75 * velocity, velocity, 0.25, reference)
+    norms = added.b.flatten(1).norm(dim=1)
+    assert norms.min() > 0
+    assert losses.parts["reg"].item() == pytest.approx(norms.square().mean().item(), rel=1e-10)
+    assert losses.monitors["drift_l2_mean"].item() == pytest.approx(norms.mean().item(), rel=1e-10)
+
+
+def test_a_predictor_that_is_new_has_no_drift_to_charge() -> None:
+    """Its last layer is zero, so no action changes anything; chunks far out must not make that NaN."""
+    model = Model()
+    model.seen.estimate = 1e6 * model.seen.estimate
+    nn.init.zeros_(model.predictor.change[-1].weight)
+    model.predictor.float()
+    losses = model.losses(Guidance(step="line_search"), w_reg=1.0)
+    losses.total.backward()
+    assert losses.total.item() == 0.0
+    assert model.reached() == set()
+
+
 def test_invalid_samples_count_for_nothing_even_where_they_hold_nan() -> None:
     model, twin = Model(), Model()
     valid = torch.tensor([True, False, True])
@@ -255,17 +332,16 @@ def test_info_nce_by_hand() -> None:
     assert info_nce(first, second, temperature=0.5).item() == pytest.approx(expected)
 
 
-def test_rows_of_one_instruction_are_no_negatives_of_each_other() -> None:
-    torch.manual_seed(0)
-    first, second = torch.randn(3, 4), torch.randn(3, 4)
-    second[1] = second[0]
-    groups = torch.tensor([7, 7, 2])
-    aligned = info_nce(second, second, groups, temperature=0.01)
-    assert aligned.item() == pytest.approx(0.0, abs=1e-3)
-    assert info_nce(second, second, temperature=0.01).item() > 0.4
-    assert info_nce(first, second, torch.zeros(3)).item() == pytest.approx(0.0, abs=1e-6)
+def test_frames_under_one_instruction_are_told_apart() -> None:
+    """Tokens that only repeat the words are alike in all frames and pay log B; those that know their frame, nothing."""
+    frames, words = torch.eye(5), torch.ones(5, 5, requires_grad=True)
+    loss = info_nce(words, frames)
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(5), rel=1e-6)
+    assert words.grad.norm() > 0
+    assert info_nce(frames, frames).item() == pytest.approx(0.0, abs=1e-5)
     with pytest.raises(ValueError, match=r"\[B,P\] twice"):
-        info_nce(first, second[:2])
+        info_nce(frames, frames[:2])
 
 
 def test_the_alignment_loss_is_weighed_in() -> None:

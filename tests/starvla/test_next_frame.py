@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from tests.standins.starvla_project import REPOSITORY, STANDIN
@@ -155,6 +156,7 @@ def test_everything_else_is_as_upstream_packs_it(lerobot: SimpleNamespace, folde
 def test_depth_and_camera_come_from_their_columns(
     lerobot: SimpleNamespace, folder: Path, truth: list[pd.DataFrame]
 ) -> None:
+    shown = 0
     for episode, step, sample in samples(data_set(lerobot, folder, future_offset=2, past_offset=2)):
         table = truth[episode]
         for suffix, at in (("", step), ("_tk", min(step + 2, len(table) - 1)), ("_tp", max(step - 2, 0))):
@@ -165,7 +167,13 @@ def test_depth_and_camera_come_from_their_columns(
             assert sample[f"intrinsics{suffix}"][0].tolist() == [[32.0, 0.0, 15.5], [0.0, 32.0, 15.5], [0.0, 0.0, 1.0]]
             assert sample[f"camera_pose{suffix}"][0].shape == (4, 4)
             assert sample[f"camera_pose{suffix}"][0][2].tolist() == [0.0, 0.0, -1.0, 1.0]
+            red, _, blue = np.moveaxis(picture(table, at, (32, 32)).astype(int), -1, 0)
+            (named,) = sample[f"named_mask{suffix}"]
+            assert named.dtype == bool
+            assert np.array_equal(named, red - blue == 180 if "red" in sample["lang"] else blue - red == 180)
+            shown += int(named.sum())
         assert 0.75 < depth.min() < depth.max() == 1.0
+    assert shown > 0
 
 
 def test_the_frame_before_comes_with_the_chunk_that_began_there(lerobot: SimpleNamespace, folder: Path) -> None:
@@ -183,19 +191,63 @@ def test_the_frame_before_comes_with_the_chunk_that_began_there(lerobot: SimpleN
     assert offsets == {2, 4}
 
 
-def test_offsets_are_drawn_from_those_named_and_stay_with_the_step(lerobot: SimpleNamespace, folder: Path) -> None:
-    every = [sample["offset_tk"] for *_, sample in samples(data_set(lerobot, folder))]
-    assert set(every) == set(range(1, 9))
-    dataset = data_set(lerobot, folder, future_offset=[3, 6])
-    first = [sample["offset_tk"] for *_, sample in samples(dataset)]
-    assert set(first) == {3, 6}
-    assert [sample["offset_tk"] for *_, sample in samples(dataset)] == first
+def offsets(dataset: Any) -> list[tuple[int, int]]:
+    return [(sample["offset_tk"], sample["offset_tp"]) for *_, sample in samples(dataset)]
+
+
+def test_offsets_are_drawn_anew_at_each_reading_and_the_same_for_a_seed(lerobot: SimpleNamespace, folder: Path) -> None:
+    def epochs(seed: int) -> list[list[tuple[int, int]]]:
+        torch.manual_seed(seed)
+        dataset = data_set(lerobot, folder, past_offset=[2, 5])
+        state = torch.get_rng_state()
+        read = [offsets(dataset) for _ in range(5)]
+        assert torch.equal(torch.get_rng_state(), state)
+        return read
+
+    first = epochs(0)
+    assert {tk for epoch in first for tk, _ in epoch} == set(range(1, 9))
+    assert {tp for epoch in first for _, tp in epoch} == {2, 5}
+    assert all(len(set(step)) > 1 for step in zip(*first, strict=True))
+    assert epochs(0) == first
+    assert epochs(1)[0] != first[0]
+
+
+def test_workers_of_a_loader_draw_anew_in_each_epoch_and_the_same_for_a_seed(
+    lerobot: SimpleNamespace, folder: Path
+) -> None:
+    def epochs(persistent: bool) -> list[list[int]]:
+        torch.manual_seed(3)
+        loader = torch.utils.data.DataLoader(
+            data_set(lerobot, folder), 4, collate_fn=list, num_workers=2, persistent_workers=persistent
+        )
+        return [[sample["offset_tk"] for part in loader for sample in part] for _ in range(2)]
+
+    for persistent in (False, True):
+        first, second = epochs(persistent)
+        assert len(first) > 30
+        assert first != second
+        assert epochs(persistent) == [first, second]
+
+
+@pytest.mark.parametrize("way", ["spawn", "forkserver"])
+def test_workers_that_are_not_forked_read_the_same(lerobot: SimpleNamespace, folder: Path, way: str) -> None:
+    def offsets(context: str) -> list[int]:
+        torch.manual_seed(3)
+        dataset = data_set(lerobot, folder)
+        loader = torch.utils.data.DataLoader(
+            dataset, 4, collate_fn=list, num_workers=1, multiprocessing_context=context
+        )
+        return [sample["offset_tk"] for part in loader for sample in part]
+
+    read = offsets(way)
+    assert len(read) > 30
+    assert read == offsets("fork")
 
 
 def test_without_those_columns_there_are_none_of_those_keys(lerobot: SimpleNamespace, tmp_path: Path) -> None:
     sample = data_set(lerobot, made(tmp_path / "plain", geometry=False))[0]
     assert {"image_tk", "state_tk", "valid_tk", "offset_tk"} <= sample.keys()
-    assert not [key for key in sample if key.startswith(("depth", "intrinsics", "camera_pose", "contact"))]
+    assert not [key for key in sample if key.startswith(("depth", "intrinsics", "camera_pose", "named", "contact"))]
 
 
 def test_a_mixture_hands_the_samples_on(lerobot: SimpleNamespace, folder: Path) -> None:
@@ -236,6 +288,7 @@ def eight_bits() -> bytes:
         ("observation.depth.primary", [1.0, 2.0], r"depth is \[h, w\]"),
         ("observation.intrinsics.primary", [1.0] * 8, "has 8 numbers: 9"),
         ("observation.camera_pose.primary", [1.0] * 9, "has 9 numbers: 16"),
+        ("observation.named_mask.primary", [1.0, 0.0], r"a mask is \[h, w\]"),
     ],
 )
 def test_a_column_that_cannot_be_read_is_refused_before_the_first_step(

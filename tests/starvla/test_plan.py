@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from sagr.guidance import ResidualGuidance
@@ -151,12 +152,34 @@ def test_what_was_really_executed_may_take_the_planned_actions_place() -> None:
         ([1, 2], "plan", "3 of them"),
         ([1, 2, 9], "plan", "from 1 to 4"),
         (1, "future", "choose one of plan, observed"),
+        (3.0, "plan", "executed is 3.0: it must be a whole number, or 3 of them"),
+        (True, "plan", "executed is True: it must be a whole number"),
+        ([1, True, 2], "plan", "it must be a whole number"),
+        ("3", "plan", "it must be a whole number"),
+        ([[1, 2, 3]], "plan", "it must be a whole number"),
+        ([[1], 2, 3], "plan", "it must be a whole number"),
     ],
 )
 def test_numbers_and_kinds_out_of_range_are_refused(executed, kind: str, said: str) -> None:
     given, now = inputs(), inputs(seed=5)
     with pytest.raises(ValueError, match=said):
         plan_of(given).reference(make_predictor(), now["tokens"], now["state"], executed, kind=kind)
+
+
+@pytest.mark.parametrize("three", [np.int64(3), torch.tensor(3), np.array([3, 3, 3]), torch.tensor([3, 3, 3])])
+def test_numbers_may_be_of_numpy_or_torch(three: object) -> None:
+    given, predictor = inputs(), make_predictor()
+    assert torch.equal(plan_of(given).expected(predictor, three), plan_of(given).expected(predictor, 3))
+
+
+def test_a_plan_of_other_instructions_is_refused_and_goes_on_knowing_them() -> None:
+    given, now = inputs(), inputs(seed=5)
+    plan = replace(plan_of(given), instructions=("push", "pull", "lift"))
+    for same in (plan, plan.advanced(now["tokens"], now["state"], 1), plan.carried_out(given["actions"][0, :1])):
+        same.refuse_other(["push", "pull", "lift"])
+        with pytest.raises(ValueError, match=r"example\(s\) \[1, 2\] have another instruction .*'turn' and not 'pull'"):
+            same.refuse_other(["push", "turn", "pull"])
+    plan_of(given).refuse_other(["whatever"] * B)
 
 
 def test_the_plans_own_observation_is_refused() -> None:

@@ -98,6 +98,12 @@ def test_restarts_in_a_row_are_limited_and_come_back_after_a_whole_chunk() -> No
     assert controller.check(7, residual(9.0)) == "restart"
 
 
+def test_the_largest_ratio_passes_the_largest_threshold() -> None:
+    controller = loaded(tau=1.99, floor=0.5)
+    controller.next()
+    assert controller.check(1, residual(1e9)) == "restart"
+
+
 def test_with_no_restarts_allowed_the_chunk_runs_on() -> None:
     controller = loaded(max_restarts=0)
     controller.next()
@@ -160,6 +166,8 @@ def test_what_cannot_be_is_refused() -> None:
         ({"execute_steps": K, "tau": 0.0}, "tau is 0.0"),
         ({"execute_steps": K, "max_restarts": -1}, "max_restarts is -1"),
         ({"execute_steps": K, "floor": 0.0}, "floor is 0.0"),
+        ({"execute_steps": K, "tau": 2.5, "floor": 0.5}, r"RRR is at most 1 / floor = 2, so nothing would restart"),
+        ({"execute_steps": K, "tau": 10.0, "floor": 0.1}, "tau is 10.0 and floor 0.1: RRR is at most"),
     ):
         with pytest.raises(ValueError, match=said):
             ReplanningController(**options)

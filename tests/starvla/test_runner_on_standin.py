@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
 def arguments(project: StarVLAProject, toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [
         *("--config-yaml", str(toy.config), "--base-vlm", str(toy.model), "--data-root", str(toy.data), "--cpu"),
-        *("--data-mix", "toy_next", "--feedback", "--steps", "3", "--checkout", str(project.patched)),
+        *("--data-mix", "toy_next", "--feedback", "--grounding", "--steps", "3", "--checkout", str(project.patched)),
         *("--python", sys.executable, "--work", str(tmp_path_factory.mktemp("runner") / "work")),
         *(word for setting in SMALL for word in ("--set", setting)),
     ]
@@ -48,6 +48,7 @@ def test_four_stages_train_and_are_kept(arguments: list[str]) -> None:
         folder = home / stage / "runs" / stage
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert [row["step"] for row in rows] == [1, 2, 3]
+        assert [row["loss/ground"] > 0 for row in rows if "loss/ground" in row] == [True] * 3 * (stage != "dynamics")
         after = torch.load(folder / "final_model" / "pytorch_model.pt", weights_only=True)
         vlm = [name for name in after if name.startswith("qwen_vl_interface.")]
         assert vlm

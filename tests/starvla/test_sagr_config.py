@@ -77,7 +77,11 @@ def test_how_many_actions_are_executed(steps: str, horizon: int, expected: int):
         ("framework.sagr.geometry.backend=lidar", "sagr.geometry.backend is 'lidar': choose one of none, depth"),
         ("framework.sagr.anchor.slots=0", "sagr.anchor.slots is 0: it must be at least 1; the default is 16"),
         ("framework.sagr.anchor.slots=2.5", "sagr.anchor.slots is 2.5: it must be a int"),
-        ("framework.sagr.anchor.dropout=1.5", r"sagr.anchor.dropout is 1.5: it must be in \[0.0, 1.0\]"),
+        ("framework.sagr.anchor.dropout=1.5", r"sagr.anchor.dropout is 1.5: it must be in \[0.0, 0.99\]"),
+        ("framework.sagr.anchor.dropout=1.0", "sagr.anchor.dropout is 1.0: it must be in"),
+        ("framework.action_model.causal_feedback_dropout=1.0", "causal_feedback_dropout is 1.0: it must be in"),
+        ("framework.sagr.replan.floor=0.4", "replan.tau is 2.5 and floor 0.4: RRR is at most 1 / floor = 2.5, so noth"),
+        ("framework.sagr.replan.tau=10", "sagr.replan.tau is 10.0 and floor 0.1: RRR is at most"),
         ("framework.sagr.losses.w_geo=-1", "sagr.losses.w_geo is -1"),
         ("framework.sagr.guidance.eta=.inf", "sagr.guidance.eta is inf"),
         ("framework.sagr.guidance.eta=.nan", "sagr.guidance.eta is nan"),
@@ -87,12 +91,20 @@ def test_how_many_actions_are_executed(steps: str, horizon: int, expected: int):
         ("framework.sagr.guidance.enabled=true", "guidance.enabled is on, framework.sagr.geometry.backend is none"),
         ("framework.action_model.enable_causal_feedback_token=true", "token is on, framework.sagr.geometry.backend is"),
         ("framework.action_model.causal_feedback_token_num=0", "action_model.causal_feedback_token_num is 0"),
+        ("framework.action_model.causal_feedback_detach_deltas=false", "causal_feedback_detach_deltas is no key"),
+        ("framework.action_model.feedback_scale=2", "action_model.feedback_scale is no key; there are enable"),
         ("framework.sagr.execute_steps=9", r"execute_steps is 9: with action_horizon 8 it must lie in 1..8"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(change: str, says: str):
     with pytest.raises(ValueError, match=says):
         read(framework(change))
+
+
+def test_detaching_no_more_from_what_has_no_gradient_is_said() -> None:
+    with pytest.warns(UserWarning, match="detach_action is false, which changes nothing"):
+        config = read(framework("framework.action_model.causal_feedback_detach_action=false"))
+    assert not config.feedback.causal_feedback_detach_action
 
 
 def test_guidance_needs_actions_that_are_still_to_come():

@@ -12,6 +12,7 @@ import torch
 from sagr import timing
 from sagr.flow import Trace
 from sagr.metrics import GradientNorms, Observer, inference_metrics
+from sagr.plan import Residual
 from sagr.timing import Timer
 from sagr.trainer import step_metrics
 from torch import nn
@@ -73,7 +74,7 @@ def recorded(clock: list[float], observer: Observer) -> dict[str, float]:
     """A pass whose moments are a second apart."""
     module, groups = pair()
     timer = observer.begin(module, groups)
-    for mark in ("seen_t", "sync_start", "tk_start", "seen_tk", "sync_end", "head_start", "head_end", "end"):
+    for mark in ("vlm_start", "vlm_end", "sync_start", "middle", "sync_end", "head_start", "head_end", "end"):
         clock[0] += 1.0
         timer.mark(mark)
     record = observer.record
@@ -94,11 +95,13 @@ def test_names_and_values_of_a_training_pass(clock: list[float]):
         for prefix in ("timing", "causal_feedback", "grad_norm")
     }
     assert group == {"timing": TIMINGS, "causal_feedback": FEEDBACK, "grad_norm": GRADIENTS}
-    assert found["debug/timing/train_vlm_total_ms"] == 2000.0
+    assert found["debug/timing/train_vlm_t_ms"] == found["debug/timing/train_vlm_total_ms"] == 1000.0
+    assert found["debug/timing/train_vlm_tk_ms"] == found["debug/timing/vlm_tk_over_vlm_t"] == 0.0
+    assert found["debug/timing/train_temporal_sync_ms"] == 2000.0
+    assert found["debug/timing/train_action_head_ms"] == 1000.0
     assert found["debug/timing/train_forward_total_ms"] == 8000.0
-    assert found["debug/timing/vlm_forward_ratio"] == 0.25
-    assert found["debug/timing/temporal_sync_ratio"] == pytest.approx(3 / 8)
-    assert found["debug/timing/vlm_tk_over_vlm_t"] == 1.0
+    assert found["debug/timing/vlm_forward_ratio"] == 1 / 8
+    assert found["debug/timing/temporal_sync_ratio"] == 2 / 8
     assert found["debug/sagr/mse_dyn"] == 0.25
     assert found["debug/causal_feedback/token_norm_mean"] == 7.5
     assert found["debug/causal_feedback/delta_z_norm_mean"] == 3.0
@@ -111,11 +114,13 @@ def test_what_was_not_measured_is_absent(clock: list[float]):
     observer = Observer()
     module, groups = pair()
     timer = observer.begin(module, groups)
-    for mark in ("seen_t", "end"):
+    for mark in ("sync_start", "sync_end", "end"):
         clock[0] += 1.0
         timer.mark(mark)
     found = observer.record.read()
-    assert "debug/timing/train_action_head_ms" not in found
+    timings = {key.rpartition("/")[2] for key in found if key.startswith("debug/timing/")}
+    sync = {"train_temporal_sync_ms", "temporal_sync_ratio", "train_vlm_tk_ms"}
+    assert timings == {*sync, "train_forward_total_ms"}, "neither the vision-language model nor the head was run"
     assert "debug/grad_norm/geo_over_cfm_ratio_proxy" not in found, "no gradient of the head"
     assert found["debug/causal_feedback/applied"] == 0.0
 
@@ -133,19 +138,24 @@ def test_what_a_call_reports(clock: list[float]):
         clock[0] = at
         timer.mark(mark)
     trace = Trace(energy=[torch.tensor([1.0, 3.0]), torch.tensor([0.5, 0.5])], residual_norm=[], cosine=[])
-    found = inference_metrics(timer, trace, execute_steps=4, control_hz=20.0)
+    dz = torch.zeros(2, 3, 2)
+    dz[0, 1], dz[1, 2, 0] = torch.tensor([3.0, 4.0]), 1.0
+    found = inference_metrics(timer, trace, 4, 20.0, Residual(dz, torch.zeros_like(dz), torch.zeros_like(dz)))
     assert found == {
         "timing/perception_ms": pytest.approx(40.0),
         "timing/geometric_latency_ms": pytest.approx(10.0),
         "timing/drift_response_lag_ms": pytest.approx(20.0),
         "timing/drift_freshness_ms_est": pytest.approx(60.0),
-        "timing/effective_control_hz": pytest.approx(20.0),
+        "timing/effective_control_hz": pytest.approx(40.0),
         "timing/command_overlap_ratio_est": pytest.approx(2.0),
         "timing/phase_shift_steps_est": pytest.approx(2.0),
-        "geo/delta_z_norm_trace": [],
+        "geo/delta_z_norm_trace": [3.0],
         "geo/energy_trace": [2.0, 0.5],
         "geo/drift_action_cos_trace": [],
     }
+    first = inference_metrics(timer, Trace(), 4, 20.0)
+    assert first["timing/effective_control_hz"] == pytest.approx(40.0), "actions come without a plan too"
+    assert first["geo/delta_z_norm_trace"] == []
 
 
 def trainer(folder: Path, completed: int, every: int = 2, sync: bool = True, main: bool = True) -> SimpleNamespace:
@@ -166,7 +176,7 @@ def test_only_logging_steps_are_recorded_and_written(tmp_path: Path, clock: list
     seen = []
     for completed in range(5):
         timer = observer.begin(module, groups)
-        for mark in ("seen_t", "end"):
+        for mark in ("vlm_start", "vlm_end", "end"):
             clock[0] += 1.0
             timer.mark(mark)
         metrics = step_metrics(trainer(tmp_path, completed), output)

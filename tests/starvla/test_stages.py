@@ -21,7 +21,7 @@ SMALL = [
     *("--framework.sagr.geometry.backend=depth", "--framework.sagr.geometry.patch=8", "--framework.sagr.dim=32"),
     *("--framework.sagr.anchor.slots=4", "--framework.sagr.anchor.heads=4", "--framework.sagr.world.heads=4"),
     *("--framework.sagr.world.layers=2", "--framework.sagr.world.hidden=64"),
-    *("--datasets.vla_data.data_mix=toy_next", "--datasets.vla_data.past_offset=4"),
+    *("--datasets.vla_data.data_mix=toy_next", "--datasets.vla_data.past_offset=[1,2,3,4]"),
     *("--trainer.learning_rate.base=3e-3", "--datasets.vla_data.per_device_batch_size=8"),
 ]
 
@@ -80,6 +80,23 @@ def test_only_the_losses_of_a_stage_are_in_its_metrics(stages: dict[str, Ran]) -
         assert names == {name.removeprefix("w_") for name, weight in stage.weights.items() if weight} | {"total"}
 
 
+def test_perturbation_reaches_the_flow_and_not_what_the_predictor_learns_from(
+    stages: dict[str, Ran], project: StarVLAProject, toy: Toy, tmp_path: Path
+) -> None:
+    """Of the same weights and the same batch."""
+    seen = []
+    for perturbation in (0.0, 1.0):
+        previous = str(weights(stages["imitation"], "imitation"))
+        options = [*SMALL, *overrides(STAGES[-1], previous, feedback=True), "--trainer.max_train_steps=1"]
+        options += [f"--framework.sagr.perturbation={perturbation}", "--run_id=noise"]
+        ran = project.train(toy.config, *options, cwd=tmp_path / str(perturbation)).check()
+        seen += metrics({"noise": ran}, "noise")
+    plain, noisy = seen
+    assert noisy["loss/fm"] != plain["loss/fm"]
+    for name in ("loss/dyn", "debug/sagr/mse_dyn", "debug/sagr/delta_z_norm_mean"):
+        assert noisy[name] == plain[name] > 0
+
+
 def test_feedback_tokens_begin_with_the_stage_that_trains_them(stages: dict[str, Ran]) -> None:
     with_feedback = [name for name, ran in stages.items() if any("causal_feedback" in key for key in state(ran, name))]
     assert with_feedback == ["imitation", "correction"]
@@ -98,7 +115,8 @@ from starVLA.model.framework.base_framework import baseframework
 model = baseframework.from_pretrained(sys.argv[1])
 assert type(model).__name__ == "MapAnythingLlava3DPI", type(model)
 assert model.sagr.stage == "correction"
-sample = get_vla_dataset(model.config.datasets.vla_data)[0]
+data = OmegaConf.merge(model.config.datasets.vla_data, {"include_state": True})
+sample = get_vla_dataset(data)[0]
 found = model.eval().predict_action([sample])
 again = model.predict_action([sample], plan=found["plan"], executed=4, return_debug_info=True)
 assert found["normalized_actions"].shape == again["normalized_actions"].shape == (1, 8, 3)

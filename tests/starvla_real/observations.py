@@ -21,7 +21,7 @@ def example(offset: float, lang: str = "pick up the cup") -> dict[str, Any]:
         "state": np.full((1, DIMENSIONS), offset, np.float16),
         "depth": [depth],
         "intrinsics": [tiny_data.intrinsics()],
-        "named_mask": [depth < 1.0],  # the box stands before a wall at one metre
+        "named_mask": [tiny_data.named(depth)],
     }
 
 

@@ -49,8 +49,8 @@ def test_the_next_chunk_is_guided_by_the_plan(policy: Any) -> None:
     moved = sample(policy, [example(0.8)], plan=first["plan"], return_debug_info=True)
     assert set(moved["debug"]) == DEBUG | DRIFT
     steps = policy.action_model.num_inference_timesteps
-    for name in ("delta_z_norm_trace", "energy_trace", "drift_action_cos_trace"):
-        assert len(moved["debug"][f"geo/{name}"]) == steps
+    for name, length in (("delta_z_norm_trace", 1), ("energy_trace", steps), ("drift_action_cos_trace", steps)):
+        assert len(moved["debug"][f"geo/{name}"]) == length
     assert min(moved["debug"]["geo/energy_trace"]) > 0
     assert all(-1 <= value <= 1 for value in moved["debug"]["geo/drift_action_cos_trace"])
     assert moved["debug"]["timing/drift_freshness_ms_est"] > moved["debug"]["timing/perception_ms"]

@@ -5,12 +5,14 @@ tokens, so that each becomes an answer: a fixed number of task tokens for an ins
 cross-attention with the norm in front (Vaswani et al. 2017; slots as in Perceiver IO, Jaegle et al. 2021). Only valid
 positions take part: what stands at padded ones, NaN included, changes nothing, and neither does their number.
 
-No position is added to the instruction's tokens. Where the order of the words matters, hand over states of the language
-model, which know their context.
+The instruction's tokens come as bare embeddings, which know nothing of their order: their keys get sinusoidal
+positions, so that "the cup on the bowl" asks for something else than "the bowl on the cup". Geometry tokens hold their
+place already.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -67,7 +69,7 @@ class SemanticAnchor(nn.Module):
         geometry_mask = as_mask(geometry_mask, geometry, "geometry")
         refuse_empty(instruction=text_mask, geometry=geometry_mask)
         slots = self.slots.expand(text.shape[0], -1, -1)
-        asked, _ = self.read_text(slots, text, text_mask)
+        asked, _ = self.read_text(slots, text, text_mask, sinusoids(text_mask, text))
         found, attention = self.read_geometry(slots + asked, geometry, geometry_mask)
         tokens = slots + asked + found
         tokens = self.out(at_least_float32(tokens) + at_least_float32(self.mlp(tokens)))
@@ -94,8 +96,11 @@ class CrossAttention(nn.Module):
         self.project = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, query: Tensor, context: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """query [B, Nq, dim], context [B, Nc, context_dim], mask [B, Nc] bool with a True in each row.
+    def forward(
+        self, query: Tensor, context: Tensor, mask: Tensor, positions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """query [B, Nq, dim], context [B, Nc, context_dim], mask [B, Nc] bool with a True in each row; positions
+        [B, Nc, context_dim] are added to what the keys are made of, behind the norm, which gives both their scale.
 
         Returns [B, Nq, dim] and the weights [B, heads, Nq, Nc] before dropout, float32 at least, exactly 0 where
         masked.
@@ -103,7 +108,8 @@ class CrossAttention(nn.Module):
         # Zeros instead of what the padding holds: a weight of 0 times NaN would still be NaN, forward and backward.
         context = context.masked_fill(~mask.unsqueeze(-1), 0).to(self.key.weight.dtype)
         context = self.context_norm(context)
-        q, k, v = self._split(self.query(self.norm(query))), self._split(self.key(context)), self.value(context)
+        placed = context if positions is None else context + positions.to(context.dtype)
+        q, k, v = self._split(self.query(self.norm(query))), self._split(self.key(placed)), self.value(context)
         # bfloat16 logits have steps of 0.06 at 10: scores and softmax are float32 at least, whatever autocast says.
         with torch.autocast(q.device.type, enabled=False):
             scores = at_least_float32(q) @ at_least_float32(k).transpose(-1, -2) * q.shape[-1] ** -0.5
@@ -113,6 +119,18 @@ class CrossAttention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def sinusoids(mask: Tensor, tokens: Tensor) -> Tensor:
+    """Sines, then cosines, of each token's place among the valid ones (Vaswani et al. 2017, 3.5).
+
+    mask [B, N] bool, tokens [B, N, width]: the result has their shape, float32 at least. Padding is not counted, so a
+    place is the same whether padding stands in front or behind.
+    """
+    place = (mask.cumsum(1) - 1).to(torch.promote_types(tokens.dtype, torch.float32)).unsqueeze(-1)
+    half = (tokens.shape[-1] + 1) // 2
+    angle = place * torch.exp(torch.arange(half).to(place) * (-math.log(1e4) / half))
+    return torch.cat([angle.sin(), angle.cos()], -1)[..., : tokens.shape[-1]]
 
 
 def as_mask(mask: Tensor | None, tokens: Tensor, name: str) -> Tensor:

@@ -8,9 +8,12 @@ every one, whatever the others say.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any
+
+from .replan import refuse_unreachable
 
 
 def _choice(default: str, *others: str) -> Any:
@@ -39,7 +42,7 @@ class AnchorConfig:
     enabled: bool = True
     slots: int = _within(16, 1)
     heads: int = _within(8, 1)
-    dropout: float = _within(0.0, 0.0, 1.0)
+    dropout: float = _within(0.0, 0.0, 0.99)  # 1 lets nothing through
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class FeedbackConfig:
     causal_feedback_detach_action: bool = True
     causal_feedback_use_valid_mask: bool = True
     causal_feedback_scale: float = _within(1.0, 0.0)
-    causal_feedback_dropout: float = _within(0.0, 0.0, 1.0)
+    causal_feedback_dropout: float = _within(0.0, 0.0, 0.99)
     feedback_context_scale: float = _within(1.0, 0.0)
     causal_feedback_gate: bool = False
 
@@ -160,12 +163,13 @@ def read(framework: Any) -> SagrConfig:
 
 
 def _read(kind: type, node: Any, path: str, known: Any = None, **given: Any) -> Any:
-    closed = path.startswith("framework.sagr")  # action_model is upstream's and holds keys of its own
     known = fields(kind) if known is None else known
     if not hasattr(node, "keys"):
         raise ValueError(f"{path} is {node!r}: it must be a group of keys")
     present = set(node.keys())
-    unknown = sorted(present - {entry.name for entry in known}) if closed else []
+    # action_model is upstream's and holds keys of its own, none of them about feedback.
+    ours = {key for key in present if path.startswith("framework.sagr") or "feedback" in str(key)}
+    unknown = sorted(ours - {entry.name for entry in known})
     if unknown:
         raise ValueError(f"{path}.{unknown[0]} is no key; there are {', '.join(entry.name for entry in known)}")
     for entry in known:
@@ -214,6 +218,13 @@ def _consistent(config: SagrConfig, horizon: int) -> None:
             "framework.sagr.losses.w_ground is above 0, but there is no anchor whose attention it could teach: set "
             "framework.sagr.anchor.enabled and a geometry.backend, or w_ground to 0"
         )
+    if not config.feedback.causal_feedback_detach_action:
+        warnings.warn(
+            "framework.action_model.causal_feedback_detach_action is false, which changes nothing: feedback tells of "
+            "actions that were executed, and no gradient leads through those",
+            stacklevel=3,
+        )
+    refuse_unreachable(config.replan.tau, config.replan.floor)
     steps = config.executed(horizon)
     most = horizon - 1 if config.guidance.enabled and config.guidance.reference == "plan" else horizon
     if not 1 <= steps <= most:

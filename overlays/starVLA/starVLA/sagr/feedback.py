@@ -7,6 +7,8 @@ only where ``enable_causal_feedback_token`` is on.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -87,6 +89,22 @@ class CausalFeedback(nn.Module):
                 f"actions {tuple(actions.shape)} must be [{before.shape[0]}, H, {self.action_dim}]: "
                 "framework.action_model.action_dim must be the data's"
             )
+
+
+def from_outside(given: Any, shape: tuple[int, int, int], device: torch.device) -> Tensor:
+    """Feedback tokens that a caller made, an array or a tensor, on the device.
+
+    Raises ValueError for another shape than [B, Kf, width], and for NaN or inf.
+    """
+    tokens = torch.as_tensor(given, device=device)
+    if tuple(tokens.shape) != shape:
+        raise ValueError(
+            f"feedback_tokens are {list(tokens.shape)}, they must be {list(shape)}: examples, "
+            "framework.action_model.causal_feedback_token_num and the width of the head's context"
+        )
+    if not tokens.isfinite().all():
+        raise ValueError("feedback_tokens hold NaN or inf")
+    return tokens
 
 
 def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:

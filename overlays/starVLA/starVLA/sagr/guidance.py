@@ -50,18 +50,17 @@ class Reference:
     """What a candidate chunk is measured against; ``Plan.reference`` makes it.
 
     ``tokens [B,Ns,D]`` and ``state [B,1,Ds]`` (or None) are what the prediction starts from, ``target [B,Ns,D]`` what
-    it should come to, ``valid [B,H]`` bool the actions that lie between the two.
+    it should come to, ``valid [B,H]`` bool the actions that lie between the two (None: all).
     """
 
     tokens: torch.Tensor
     state: torch.Tensor | None
     target: torch.Tensor
-    valid: torch.Tensor
+    valid: torch.Tensor | None
 
     def clone(self) -> Reference:
         """Copies that autograd may save, wherever the originals were made."""
-        state = None if self.state is None else self.state.clone()
-        return Reference(self.tokens.clone(), state, self.target.clone(), self.valid.clone())
+        return Reference(*(None if part is None else part.clone() for part in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -95,10 +94,57 @@ def eta_at(config: GuidanceSettings, t: float | torch.Tensor) -> float | torch.T
 
 
 def capped(b: torch.Tensor, velocity: torch.Tensor, max_norm: float) -> torch.Tensor:
-    """``b [B,H,A]`` with ||b|| <= max_norm ||velocity|| for every sample, norms over H x A; its direction stays."""
-    limit = max_norm * torch.linalg.vector_norm(velocity, dim=(1, 2), keepdim=True)
-    norm = torch.linalg.vector_norm(b, dim=(1, 2), keepdim=True)
-    return b * (limit / norm.clamp_min(torch.finfo(b.dtype).tiny)).clamp(max=1.0)
+    """``b [B,H,A]`` with ||b|| <= max_norm ||velocity|| for every sample, norms over H x A; its direction stays.
+
+    What it is scaled by is held: a derivative of the result is that of ``b``, so scaled.
+    """
+    with torch.no_grad():
+        limit = max_norm * torch.linalg.vector_norm(velocity, dim=(1, 2), keepdim=True)
+        norm = torch.linalg.vector_norm(b, dim=(1, 2), keepdim=True)
+        scale = (limit / norm.clamp_min(torch.finfo(b.dtype).tiny)).clamp(max=1.0)
+    return b * scale
+
+
+def drift_along(
+    gradient: torch.Tensor,
+    predictor: WorldPredictor,
+    config: GuidanceSettings,
+    clean: torch.Tensor,
+    expected: torch.Tensor,
+    reference: Reference,
+    velocity: torch.Tensor,
+    t: float | torch.Tensor,
+) -> torch.Tensor:
+    """b of an Euler step, scaled and capped: ``gradient [B,H,A]`` = dE/da1 -> ``[B,H,A]``.
+
+    ``clean [B,H,A]`` is a1, ``expected [B,Ns,D]`` = S_hat(a1), ``velocity [B,H,A]`` what the flow predicts, ``t`` its
+    time, a float or ``[B,1,1]``; all in the predictor's dtype. What scales the gradient, the line search and the cap,
+    is held: where the gradient has a graph, b's derivative is the gradient's, so scaled.
+    """
+    if config.step == "line_search":
+        left = (1.0 - t).clamp_min(1e-6) if isinstance(t, torch.Tensor) else max(1.0 - t, 1e-6)
+        gradient = _to_the_minimum(gradient, predictor, clean, expected, reference) / left
+    return capped(-eta_at(config, t) * gradient, velocity, config.max_norm)
+
+
+def _to_the_minimum(
+    gradient: torch.Tensor,
+    predictor: WorldPredictor,
+    clean: torch.Tensor,
+    expected: torch.Tensor,
+    reference: Reference,
+) -> torch.Tensor:
+    """``gradient [B,H,A]`` so scaled that ``clean`` minus it is where E is least along it, row by row."""
+    with torch.no_grad():
+        tiny = torch.finfo(clean.dtype).tiny
+        norms = [torch.linalg.vector_norm(part, dim=(1, 2), keepdim=True) for part in (clean, gradient)]
+        # A chunk of zeros still needs a trial: one action's unit. Where no action changes anything, as with a predictor
+        # that is new, the trial is none; the root of tiny keeps its length from overflow, which would make it NaN.
+        step = TRIAL * torch.where(norms[0] > 0, norms[0], 1.0) / norms[1].clamp_min(tiny**0.5)
+        there = predictor(reference.tokens, reference.state, clean - gradient * step, reference.valid)
+        moved, wanted = (there - expected).flatten(1), (reference.target.to(expected) - expected).flatten(1)
+        length = ((wanted * moved).sum(1) / moved.square().sum(1).clamp_min(tiny)).clamp_min(0.0)
+    return gradient * step * length[:, None, None]
 
 
 class ResidualGuidance:
@@ -131,7 +177,6 @@ class ResidualGuidance:
             Detached tensors. Rows are independent of each other; actions outside ``reference.valid`` get zeros.
             ||b|| is at most ``max_norm`` ||velocity|| of the same sample.
         """
-        eta = eta_at(self.config, t)
         # Autocast would round the products of the backward pass too, where the predictor's own switch does not reach.
         exact = torch.autocast(device_type=actions.device.type, enabled=False)
         with torch.inference_mode(False), torch.enable_grad(), exact:
@@ -141,22 +186,6 @@ class ResidualGuidance:
             expected = self.predictor(start.tokens, start.state, clean, start.valid)
             energy = guidance_energy(expected, start.target)
             (gradient,) = torch.autograd.grad(energy.sum(), clean)
-            if self.config.step == "line_search":
-                gradient = self._to_the_minimum(clean.detach(), gradient, expected.detach(), start) / max(1.0 - t, 1e-6)
-        b = capped(-eta * gradient, held, self.config.max_norm)
+            b = drift_along(gradient, self.predictor, self.config, clean, expected, start, held, t)
         energy = energy.detach()
         return Drift(b, energy, (energy * expected[0].numel()).sqrt())
-
-    @torch.no_grad()
-    def _to_the_minimum(
-        self, clean: torch.Tensor, gradient: torch.Tensor, expected: torch.Tensor, reference: Reference
-    ) -> torch.Tensor:
-        """``gradient [B,H,A]`` so scaled that ``clean`` minus it is where E is least along it, row by row."""
-        tiny = torch.finfo(clean.dtype).tiny
-        norms = [torch.linalg.vector_norm(part, dim=(1, 2), keepdim=True) for part in (clean, gradient)]
-        # A chunk of zeros still needs a trial: one action's unit.
-        trial = gradient * (TRIAL * torch.where(norms[0] > 0, norms[0], 1.0) / norms[1].clamp_min(tiny))
-        there = self.predictor(reference.tokens, reference.state, clean - trial, reference.valid)
-        moved, wanted = (there - expected).flatten(1), (reference.target.to(expected) - expected).flatten(1)
-        length = (wanted * moved).sum(1) / moved.square().sum(1).clamp_min(tiny)
-        return trial * length.clamp_min(0.0)[:, None, None]

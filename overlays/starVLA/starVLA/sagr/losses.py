@@ -2,14 +2,21 @@
 
     L_dyn  mean (P(S_t, state, a) - S_tk)^2        a: the demonstrated actions          trains the predictor
     L_geo  r' W r / 2, r = S_tk - P(S_t, state, a1)  a1: the flow's clean estimate       trains the action flow
-    reg    ||b||^2, b = -eta(t) dE/da1               E against S_tk, as guidance has it  trains the action flow
+    reg    ||b||^2, b as guidance.py adds it         E against S_tk                      trains the action flow
     L_gr   see grounding.py                                                              trains the anchor
+
+W is the identity on samples of ``contact`` (all where the data has none) and 0 on others.
 
 S_t and S_tk are held in all three: tokens that may move to where they are predicted best end as constants. The
 predictor is held in the last two: one that ignores the actions would have no drift at all. So L_dyn reaches the
 predictor alone, the other two the flow (and, through the velocity, what it attends to, the anchor among it).
-t comes from the head, so reg is the integral under its distribution of t, not under a uniform one; the cap is left out,
-and so is the line search: b is eta(t) times the gradient as it is.
+t comes from the head, so reg is the integral under its distribution of t, not under a uniform one.
+
+b is charged as it is added, with the line search's scale and the cap. Both are held in reg's gradient, which is that of
+||dE/da1||^2 times their square. Differentiated, a drift at its cap would have no gradient but one that shrinks the
+velocity, and the line search, whose steps are short where tokens answer strongly, would send the flow where they do
+instead of where the outcome agrees; it would also need a third derivative of the predictor. The 1 / (1 - t) of the
+line search meets da1/dv = 1 - t, so that late times do not blow up.
 """
 
 from __future__ import annotations
@@ -21,8 +28,7 @@ import torch
 
 from .energy import guidance_energy, residual_energy
 from .flow import FlowPass, cosine
-from .guidance import GuidanceSettings, eta_at
-from .precision import at_least_float32
+from .guidance import GuidanceSettings, Reference, drift_along, eta_at
 from .predictor import WorldPredictor
 
 
@@ -91,39 +97,15 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor
     return values.masked_fill(~mask, 0.0).sum() / mask.sum().clamp_min(1)
 
 
-def info_nce(
-    first: torch.Tensor, second: torch.Tensor, groups: torch.Tensor | None = None, temperature: float = 0.07
-) -> torch.Tensor:
-    """Symmetric InfoNCE of ``[B,P]`` and ``[B,P]`` by cosine (van den Oord et al. 2018), a scalar.
-
-    ``groups [B]`` integers: rows of one group, the same instruction say, are each other's positives and never
-    negatives; None: each row its own. Negatives are of this batch; in a batch of one group it is 0, with no gradient.
-    Raises ValueError where the shapes differ.
-    """
-    if first.shape != second.shape or first.ndim != 2:
-        raise ValueError(f"InfoNCE needs [B,P] twice, got {list(first.shape)} and {list(second.shape)}")
-    one, two = (torch.nn.functional.normalize(at_least_float32(part), dim=-1) for part in (first, second))
-    groups = torch.arange(len(one), device=one.device) if groups is None else groups
-    others = groups[:, None] != groups[None, :]
-    logits = one @ two.T / temperature
-
-    def one_way(rows: torch.Tensor) -> torch.Tensor:
-        return (rows.logsumexp(dim=1) - rows.masked_fill(others, -torch.inf).logsumexp(dim=1)).mean()
-
-    return 0.5 * (one_way(logits) + one_way(logits.T))
-
-
 class SagrLosses:
-    """The loss under one configuration. ``slot_weight`` is W's diagonal (see ``residual_energy``)."""
+    """The loss under one configuration."""
 
-    def __init__(
-        self, weights: LossWeights, guidance: GuidanceSettings, slot_weight: torch.Tensor | None = None
-    ) -> None:
+    def __init__(self, weights: LossWeights, guidance: GuidanceSettings) -> None:
         for name in ("w_fm", "w_dyn", "w_geo", "w_reg", "w_align", "w_ground"):
             if not 0.0 <= getattr(weights, name) < float("inf"):
                 raise ValueError(f"sagr.losses.{name} is {getattr(weights, name)}; it must be a finite number >= 0")
         eta_at(guidance, 0.0)
-        self.weights, self.guidance, self.slot_weight = weights, guidance, slot_weight
+        self.weights, self.guidance = weights, guidance
 
     def __call__(
         self,
@@ -220,10 +202,12 @@ class SagrLosses:
             leaf = estimate.detach().to(predictor.dtype).requires_grad_()
             expected = predictor(given.tokens, given.state, leaf, given.between)
             target = given.next_tokens.to(expected.dtype)
-            energies = residual_energy(target - expected, self.slot_weight)
+            energies = residual_energy(target - expected)
             guided = guidance_energy(expected, target).sum()
             (gradient,) = torch.autograd.grad(guided, leaf, create_graph=self.weights.w_reg > 0, retain_graph=True)
-            drift = -eta_at(self.guidance, times.detach().to(leaf.dtype)) * gradient
+            start = Reference(given.tokens, given.state, target, given.between)
+            t, v = times.detach().to(leaf.dtype), velocity.detach().to(leaf.dtype)
+            drift = drift_along(gradient, predictor, self.guidance, leaf, expected, start, v, t)
             values = {}
             if self.weights.w_geo > 0:
                 values["geo"] = masked_mean(energies, charged)
@@ -234,7 +218,7 @@ class SagrLosses:
         monitors["geo_energy_mean"] = masked_mean(energies, given.valid)
         monitors["E_geo"] = masked_mean(energies, charged)
         monitors["drift_l2_mean"] = masked_mean(torch.linalg.vector_norm(drift, dim=(1, 2)), given.valid)
-        monitors["rho_da"] = masked_mean(cosine(drift, velocity.detach()), given.valid)
+        monitors["rho_da"] = masked_mean(cosine(drift, v), given.valid)
         # The value, and the gradient by the estimate that was just computed: zero is added, with a slope.
         zero = estimate.to(leaf.dtype) - leaf.detach()
         return {name: value.detach() + (zero * slopes[name]).sum() for name, value in values.items()}

@@ -1,7 +1,8 @@
 """The method's metrics under their fixed names, read from what one pass left behind.
 
 Nothing here waits for a GPU but `read`, which the trainer's hook calls on logging steps only. A metric whose term is
-switched off (a loss of weight 0, a frame that was not looked at) is absent, not zero.
+switched off (a loss of weight 0, a model that was not run) is absent, not zero. What each one is says the table in
+docs/methods/sagr_flow.md.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from torch import Tensor, nn
 
 from .flow import FlowPass, Trace
 from .guidance import Reference, ResidualGuidance
+from .plan import Residual
 from .timing import Timer
 
 SPANS = {
-    "train_vlm_t_ms": ("start", "seen_t"),
-    "train_vlm_tk_ms": ("tk_start", "seen_tk"),
+    "train_vlm_t_ms": ("vlm_start", "vlm_end"),
     "train_temporal_sync_ms": ("sync_start", "sync_end"),
     "train_action_head_ms": ("head_start", "head_end"),
     "train_forward_total_ms": ("start", "end"),
@@ -85,14 +86,17 @@ class Record:
 
     def _timings(self) -> dict[str, float]:
         found = {name: self.timer.ms(*span) for name, span in SPANS.items() if all(mark in self.timer for mark in span)}
-        total, first = found["train_forward_total_ms"], found["train_vlm_t_ms"]
-        second = found.get("train_vlm_tk_ms", 0.0)
-        found["train_vlm_total_ms"] = first + second
-        found["vlm_forward_ratio"] = (first + second) / total
-        if "train_temporal_sync_ms" in found:
-            found["temporal_sync_ratio"] = found["train_temporal_sync_ms"] / total
-        if "train_vlm_tk_ms" in found:
-            found["vlm_tk_over_vlm_t"] = second / first
+        total, seeing = found["train_forward_total_ms"], found.get("train_vlm_t_ms")
+        following = found.get("train_temporal_sync_ms")
+        if following is not None:
+            # The vision-language model is never shown the next frame: all that this costs is in the sync.
+            found["train_vlm_tk_ms"] = 0.0
+            found["temporal_sync_ratio"] = following / total
+        if seeing is not None:
+            found["train_vlm_total_ms"] = seeing
+            found["vlm_forward_ratio"] = seeing / total
+        if seeing is not None and following is not None:
+            found["vlm_tk_over_vlm_t"] = found["train_vlm_tk_ms"] / seeing
         return found
 
     def _feedback(self) -> dict[str, float]:
@@ -162,21 +166,24 @@ class TimedFlow(FlowPass):
         return guided
 
 
-def inference_metrics(timer: Timer, trace: Trace, execute_steps: int, control_hz: float) -> dict[str, object]:
-    """`timing/*` and `geo/*` of one `predict_action`. Times in milliseconds; traces have one number an Euler step, the
-    mean over the batch.
+def inference_metrics(
+    timer: Timer, trace: Trace, execute_steps: int, control_hz: float, residual: Residual | None = None
+) -> dict[str, object]:
+    """`timing/*` and `geo/*` of one `predict_action`. Times in milliseconds; traces are means over the batch.
 
-    drift_response_lag_ms: from the end of perception to the first corrected velocity. effective_control_hz: corrected
-    Euler steps a second of the call. The estimates: drift_freshness_ms_est, the age of the observation when it first
-    corrects; command_overlap_ratio_est, how many calls fit into the time in which k actions are executed;
-    phase_shift_steps_est, how many control steps pass during one call. Without guidance the drift's are absent.
+    `residual` is the observed one, of `Plan.compare`: delta_z_norm_trace is its norm, one number, as it is known when
+    the call begins; the other traces have one number an Euler step. Without a plan, or without guidance, they are empty
+    and the drift's timings absent. effective_control_hz: control steps that a second of calls gives actions for. The
+    estimates: drift_freshness_ms_est, the age of the observation when it first corrects; command_overlap_ratio_est, how
+    many calls fit into the time in which k actions are executed; phase_shift_steps_est, how many control steps pass
+    during one call.
     """
     total, perception = timer.ms("start", "end"), timer.ms("start", "perceived")
     period = 1e3 / control_hz
     found: dict[str, object] = {
         "timing/perception_ms": perception,
         "timing/geometric_latency_ms": timer.ms("geometry_start", "geometry_end"),
-        "timing/effective_control_hz": len(trace.energy) / (total / 1e3),
+        "timing/effective_control_hz": execute_steps / (total / 1e3),
         "timing/command_overlap_ratio_est": execute_steps * period / total,
         "timing/phase_shift_steps_est": total / period,
     }
@@ -184,7 +191,6 @@ def inference_metrics(timer: Timer, trace: Trace, execute_steps: int, control_hz
         lag = timer.ms("perceived", "corrected")
         found["timing/drift_response_lag_ms"] = lag
         found["timing/drift_freshness_ms_est"] = perception + lag
-    names = {"residual_norm": "delta_z_norm_trace", "energy": "energy_trace", "cosine": "drift_action_cos_trace"}
-    return found | {
-        f"geo/{name}": [float(step.mean()) for step in getattr(trace, source)] for source, name in names.items()
-    }
+    norms = [] if residual is None else [torch.linalg.vector_norm(residual.difference, dim=(1, 2))]
+    traces = {"delta_z_norm_trace": norms, "energy_trace": trace.energy, "drift_action_cos_trace": trace.cosine}
+    return found | {f"geo/{name}": [float(step.mean()) for step in steps] for name, steps in traces.items()}

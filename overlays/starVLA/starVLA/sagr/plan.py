@@ -14,10 +14,12 @@ whatever the predictor has learned; with a disturbance the two start from differ
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from .guidance import Reference
@@ -46,6 +48,7 @@ class Plan:
             end of an older chunk while this one was computed) put those in their place with ``carried_out``.
         step: the control step t.
         left: how many of the first actions are still the plan's, None for all; what lies behind them is not looked at.
+        instructions: under which it was sampled, one a row; None where that is not known.
 
     Raises ValueError where the batch sizes differ.
     """
@@ -55,6 +58,7 @@ class Plan:
     actions: torch.Tensor
     step: int
     left: int | None = None
+    instructions: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         rows = {len(part) for part in (self.tokens, self.state, self.actions) if part is not None}
@@ -65,6 +69,22 @@ class Plan:
     def length(self) -> int:
         """The plan's actions, at most H."""
         return self.actions.shape[1] if self.left is None else self.left
+
+    def refuse_other(self, instructions: Sequence[str]) -> None:
+        """Raises ValueError, naming the rows, where tokens under ``instructions`` mean something else than the plan's.
+
+        A plan holds for all its rows: none of them can begin anew alone.
+        """
+        if self.instructions is None or len(self.instructions) != len(instructions):
+            return
+        pairs = zip(self.instructions, instructions, strict=True)
+        others = [row for row, (then, now) in enumerate(pairs) if then != now]
+        if others:
+            raise ValueError(
+                f"plan of step {self.step}: example(s) {others} have another instruction than when it was sampled, "
+                f"{instructions[others[0]]!r} and not {self.instructions[others[0]]!r}; start without a plan (that is "
+                "for the whole batch: give robots whose episodes begin at different times calls of their own)"
+            )
 
     def carried_out(self, executed: Any) -> Plan:
         """The same plan with its first actions as they were carried out: ``executed [n,A]``, an array or a tensor.
@@ -98,10 +118,11 @@ class Plan:
         Raises ValueError for n outside 1..``length`` - 1, and tokens of another shape.
         """
         self._like_ours(observed)
+        executed = executed_counts(executed, 1)[0]
         self._counts(executed, self.length - 1)
         # Rolled, the executed actions come last, behind what is left.
         actions = self.actions.roll(-executed, dims=1)
-        return Plan(observed, state, actions, self.step + executed, self.length - executed)
+        return Plan(observed, state, actions, self.step + executed, self.length - executed, self.instructions)
 
     def reference(
         self,
@@ -144,8 +165,8 @@ class Plan:
 
     def _counts(self, executed: int | Sequence[int], most: int) -> torch.Tensor:
         rows = len(self.actions)
-        counts = [executed] * rows if isinstance(executed, int) else list(executed)
-        if len(counts) != rows or not all(1 <= count <= most for count in counts):
+        counts = executed_counts(executed, rows)
+        if not all(1 <= count <= most for count in counts):
             raise ValueError(
                 f"plan of step {self.step}: executed is {executed}; it must be a number from 1 to {most}, or {rows} of "
                 "them. With all actions of a chunk executed nothing is left to guide by: choose execute_steps below "
@@ -163,3 +184,23 @@ class Plan:
                 f"plan of step {self.step}: task tokens {list(observed.shape)} now, {list(self.tokens.shape)} when it "
                 "was sampled; start without a plan when the batch changes"
             )
+
+
+def executed_counts(executed: Any, rows: int) -> list[int]:
+    """``executed`` as one whole number a row: a number (of numpy or torch too), or ``rows`` of them.
+
+    Raises ValueError for anything else.
+    """
+    try:
+        counts = [_whole(executed)] * rows if np.ndim(executed) == 0 else [_whole(count) for count in executed]
+    except (TypeError, ValueError):
+        counts = []
+    if len(counts) != rows:
+        raise ValueError(f"executed is {executed!r}: it must be a whole number, or {rows} of them, one an example")
+    return counts
+
+
+def _whole(count: Any) -> int:
+    if isinstance(count, bool | np.bool_):
+        raise TypeError("a truth value is no number of actions")
+    return operator.index(count)

@@ -37,6 +37,15 @@ def residual_ratio(residual: Residual, floor: float) -> torch.Tensor:
     return observed / torch.maximum(expected, unexpected).clamp_min(torch.finfo(observed.dtype).tiny)
 
 
+def refuse_unreachable(tau: float, floor: float) -> None:
+    """Raises ValueError for a threshold that RRR, at most 1 / floor, cannot pass: nothing would ever restart."""
+    if tau * floor >= 1.0:
+        raise ValueError(
+            f"sagr.replan.tau is {tau} and floor {floor}: RRR is at most 1 / floor = {1 / floor:g}, so nothing would "
+            "restart; lower one of them (max_restarts 0 is what never restarts)"
+        )
+
+
 def _norms(residual: Residual) -> tuple[torch.Tensor, ...]:
     """||dz||, ||S_hat - S_t|| and ||S_t||, each ``[B]`` float64, in which no square of a float32 overflows."""
     parts = (residual.difference, residual.change, residual.start)
@@ -68,6 +77,7 @@ class ReplanningController:
             raise ValueError(f"sagr.replan.max_restarts is {max_restarts}; it must be at least 0")
         if not 0.0 < floor <= 1.0:
             raise ValueError(f"sagr.replan.floor is {floor}; it must lie in (0, 1]")
+        refuse_unreachable(tau, floor)
         self.execute_steps, self.tau, self.max_restarts, self.floor = execute_steps, tau, max_restarts, floor
         self.log: list[dict[str, object]] = []
         self._queue: deque[Any] = deque()

@@ -23,8 +23,8 @@ class Stage:
     """One run of the trainer.
 
     `freeze` are paths of modules; `weights` the losses that are not 0; `perturbation` the standard deviation of what
-    training adds to task tokens; `feedback` whether feedback tokens are trained, where the method is to have them;
-    `ground` the weight of the grounding loss, where the data has masks of what is named.
+    training adds to the task tokens that the head sees; `feedback` whether feedback tokens are trained, where the
+    method is to have them; `ground` the weight of the grounding loss, where the data has masks of what is named.
     """
 
     name: str
@@ -70,7 +70,8 @@ STAGES = (
     ),
     Stage(
         name="correction",
-        says="closed-loop correction: the same with small random perturbations of what is seen",
+        # No loop is closed: the demonstrated action stays the answer, whatever noise is on what the head sees.
+        says="correction: imitation with small random perturbations of the task tokens that the head sees",
         freeze=(VLM, GEOMETRY),
         weights={"w_fm": 1.0, "w_dyn": 0.2, "w_geo": 0.2, "w_reg": 1e-3},
         perturbation=0.05,

@@ -15,15 +15,20 @@ and with ``datasets.vla_data.past_offset``, one number or several, the same with
 actions before (``valid_tp`` 0.0 where the episode had not begun), besides ``action_tp``, the chunk that began there: it
 is what feedback tokens tell of.
 
+Offsets are drawn anew at each reading, from torch's seed (the run's; in a worker of a DataLoader, the worker's) and how
+often the data set was read there: a run with the same seed and as many workers draws the same.
+
 Transforms see the frames of a step as one video, so that a random crop is the same in all of them.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from . import columns
 
@@ -45,9 +50,11 @@ def offsets_of(value: Any, horizon: int, key: str) -> tuple[int, ...]:
     return tuple(given)
 
 
+@functools.cache
 def next_frame(dataset_class: type) -> type:
-    """A subclass of ``LeRobotSingleDataset``, or of a subclass of it, whose samples have the keys above.
+    """A subclass of ``LeRobotSingleDataset``, or of a subclass of it, whose samples have the keys above; one of each.
 
+    Its data sets can be pickled, as workers of a DataLoader need that are not forked.
     Its constructor raises ValueError for offsets that do not fit the chunk, and for columns that cannot be read.
     """
 
@@ -60,6 +67,7 @@ def next_frame(dataset_class: type) -> type:
             future = range(1, horizon + 1) if future is None else future
             self.future_offsets = offsets_of(future, horizon, "future_offset")
             self.past_offsets = () if past is None else offsets_of(past, horizon, "past_offset")
+            self.readings = 0
             first = self.trajectory_ids[0]
             views = [key.removeprefix("video.") for key in self.modality_keys["video"]]
             try:
@@ -69,12 +77,20 @@ def next_frame(dataset_class: type) -> type:
             except ValueError as error:
                 raise ValueError(f"data set {self.dataset_name}, episode {first}: {error}") from error
 
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            reduced = super().__reduce_ex__(protocol)
+            if type(self) is not NextFrame:
+                return reduced
+            # This class stands in no module: whoever reads the pickle makes it anew from the one that does.
+            return (_unmade, (dataset_class,), *reduced[2:])
+
         def get_step_data(self, trajectory_id: int, base_index: int) -> dict[str, Any]:
             """Upstream's data of the step with the other frames behind its own along the first axis."""
             length = int(self.trajectory_lengths[self.get_trajectory_index(trajectory_id)])
             now = int(base_index)
-            # Of its own generator: a step has the same frames whatever was read before it.
-            draw = np.random.default_rng([int(trajectory_id), now])
+            # Of a generator of its own: what transforms and the head draw stays as it is without this.
+            draw = np.random.default_rng([torch.initial_seed(), int(trajectory_id), now, self.readings])
+            self.readings += 1
             steps = {"": now, "_tk": now + int(draw.choice(self.future_offsets))}
             if self.past_offsets:
                 steps["_tp"] = now - int(draw.choice(self.past_offsets))
@@ -131,6 +147,11 @@ def next_frame(dataset_class: type) -> type:
 
     NextFrame.__name__ = NextFrame.__qualname__ = f"NextFrame{dataset_class.__name__}"
     return NextFrame
+
+
+def _unmade(dataset_class: type) -> Any:
+    """A data set of ``next_frame(dataset_class)`` that still lacks its state."""
+    return object.__new__(next_frame(dataset_class))
 
 
 class WithNextFrame:

@@ -35,13 +35,16 @@ KEYS = {
     "named": "named_mask",
 }
 """What ``View`` calls a thing, and what an example calls it."""
+FARTHEST = 1e6
+"""Metres. What is finite and beyond is no measurement, and its square would overflow where tokens are made of it."""
 
 
 def collect(examples: Sequence[Example], suffix: str = "", needs: str = "depth") -> list[View]:
     """One ``View`` per camera, float32 on the CPU, for a back end that needs "depth" (or points) or "image".
 
     Raises ``ValueError`` for a key that is missing, present in some examples only, of another shape or type than the
-    others, for intrinsics or a pose with NaN or inf, and for an example without one valid pixel.
+    others, for intrinsics or a pose with NaN or inf, lengths above ``FARTHEST``, and for an example without one valid
+    pixel.
     """
     if needs not in ("depth", "image"):
         raise ValueError(f"needs = {needs!r}: a geometry back end needs 'depth' or 'image'")
@@ -137,12 +140,10 @@ def _stack(rows: list[dict[str, np.ndarray]], v: int, suffix: str) -> dict[str, 
     """One view of all examples, key by key."""
     names = {name: KEYS[name] + suffix for row in rows for name in row}
     for name, key in names.items():
+        without = [i for i, row in enumerate(rows) if name not in row]
+        if without:
+            raise ValueError(f"example {without[0]}, view {v} has no {key!r}, others of the batch have: give it to all")
         for i, row in enumerate(rows):
-            if (name in row) != (name in rows[0]):
-                without = i if name in rows[0] else 0
-                raise ValueError(
-                    f"example {without}, view {v} has no {key!r}, others of the batch have: give it to all"
-                )
             if row[name].shape != rows[0][name].shape:
                 raise ValueError(
                     f"example {i}, view {v}, key {key!r} is {row[name].shape}, in example 0 it is "
@@ -162,7 +163,14 @@ def _floats(array: np.ndarray, shape: tuple[int | None, ...]) -> np.ndarray:
     if len(array.shape) != len(shape) or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):
         expected = ["any" if n is None else n for n in shape]
         raise ValueError(f"the shape is {list(array.shape)}, it must be {expected}")
+    if not array.size:
+        raise ValueError(f"the shape is {list(array.shape)}: it is empty")
     return array.astype(np.float32)
+
+
+def _refuse_far(metres: np.ndarray) -> None:
+    if ((metres > FARTHEST) & (metres < np.inf)).any():
+        raise ValueError(f"it holds lengths above {FARTHEST:g} metres: give 0, NaN or inf where nothing was measured")
 
 
 def _finite(array: np.ndarray) -> np.ndarray:
@@ -174,11 +182,15 @@ def _finite(array: np.ndarray) -> np.ndarray:
 def _depth(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind != "f":
         raise ValueError(f"it is {array.dtype}: give metres as float, integers are often millimetres")
-    return _floats(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array, (None, None))
+    array = _floats(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array, (None, None))
+    _refuse_far(array)
+    return array
 
 
 def _points(array: np.ndarray) -> np.ndarray:
-    return _floats(array, (*[None] * (array.ndim - 1 if array.ndim == 2 else 2), 3))
+    array = _floats(array, (*[None] * (array.ndim - 1 if array.ndim == 2 else 2), 3))
+    _refuse_far(np.abs(array))
+    return array
 
 
 def _intrinsics(array: np.ndarray) -> np.ndarray:
@@ -189,7 +201,9 @@ def _intrinsics(array: np.ndarray) -> np.ndarray:
 
 
 def _pose(array: np.ndarray) -> np.ndarray:
-    return _finite(_floats(array, (4, 4)))
+    array = _finite(_floats(array, (4, 4)))
+    _refuse_far(np.abs(array))
+    return array
 
 
 def _image(array: np.ndarray) -> np.ndarray:

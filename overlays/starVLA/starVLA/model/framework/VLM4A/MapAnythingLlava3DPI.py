@@ -17,19 +17,16 @@ from starVLA.model.framework.share_tools import merge_framework_config
 from starVLA.model.framework.VLM4A.QwenPI import Qwen_PI, QwenPIDefaultConfig
 from starVLA.model.tools import FRAMEWORK_REGISTRY
 from starVLA.sagr import batch
-from starVLA.sagr.config import GeometryConfig, defaults, feedback_defaults, read
-from starVLA.sagr.feedback import CausalFeedback
+from starVLA.sagr.alignment import info_nce, pooled
+from starVLA.sagr.config import defaults, feedback_defaults, read
+from starVLA.sagr.feedback import from_outside
 from starVLA.sagr.flow import FlowPass
-from starVLA.sagr.fusion import FusionModule
-from starVLA.sagr.geometry.depth import DepthGeometry
-from starVLA.sagr.geometry.inputs import collect
-from starVLA.sagr.geometry.mapanything import MapAnythingGeometry
-from starVLA.sagr.grounding import grounding_loss, named_share
 from starVLA.sagr.guidance import Reference, ResidualGuidance
-from starVLA.sagr.losses import SagrLosses, Transition, info_nce
+from starVLA.sagr.looking import look, words_of
+from starVLA.sagr.losses import SagrLosses, Transition
 from starVLA.sagr.metrics import Observer, TimedFlow, inference_metrics
-from starVLA.sagr.plan import Plan
-from starVLA.sagr.predictor import WorldPredictor
+from starVLA.sagr.modules import built, refuse_other_switches
+from starVLA.sagr.plan import Plan, executed_counts
 from starVLA.sagr.timing import Timer
 from starVLA.training.trainer_utils.trainer_tools import resize_images
 from torch import Tensor, nn
@@ -39,14 +36,6 @@ PREVIOUS = (
     "action_model.enable_causal_feedback_token needs the chunk before: use a data set of sagr.data.next_frame, or "
     "switch it off"
 )
-SWITCHES = {
-    "geometry_encoder": "framework.sagr.geometry.backend",
-    "fusion_module.anchor": "framework.sagr.anchor.enabled",
-    "fusion_module.pool": "framework.sagr.anchor.enabled",
-    "world_predictor": "framework.sagr.geometry.backend",
-    "causal_feedback": "framework.action_model.enable_causal_feedback_token",
-}
-"""Which switch decides whether a module is built."""
 
 
 @dataclass
@@ -74,93 +63,43 @@ class MapAnythingLlava3DPI(Qwen_PI):
             self._build()
 
     def _build(self) -> None:
-        sagr, feedback = self.sagr, self.sagr.feedback
-        width = int(self.config.framework.qwenvl.vl_hidden_dim)
-        text_width = self.qwen_vl_interface.model.get_input_embeddings().embedding_dim
-        self.geometry_encoder = geometry_encoder(sagr.geometry, sagr.dim)
-        self.fusion_module = FusionModule(
-            text_width,
-            sagr.dim,
-            sagr.dim,
-            width,
-            slots=sagr.anchor.slots,
-            heads=sagr.anchor.heads,
-            dropout=sagr.anchor.dropout,
-            anchor=sagr.anchor.enabled,
-            feedback_scale=feedback.feedback_context_scale,
-            add_feedback=feedback.causal_feedback_gate,
+        modules = built(
+            self.sagr,
+            text_dim=self.qwen_vl_interface.model.get_input_embeddings().embedding_dim,
+            context_dim=int(self.config.framework.qwenvl.vl_hidden_dim),
+            action_dim=self.action_dim,
+            state_dim=self.state_dim,
+            horizon=self.action_horizon,
         )
-        world = sagr.world
-        self.world_predictor = WorldPredictor(
-            sagr.dim, self.state_dim, self.action_dim, self.action_horizon, world.layers, world.hidden, world.heads
-        )
-        if feedback.enable_causal_feedback_token:
-            self.causal_feedback = CausalFeedback(
-                sagr.dim,
-                self.action_dim,
-                width,
-                tokens=feedback.causal_feedback_token_num,
-                detach_delta=feedback.causal_feedback_detach_delta,
-                detach_action=feedback.causal_feedback_detach_action,
-                use_valid_mask=feedback.causal_feedback_use_valid_mask,
-                scale=feedback.causal_feedback_scale,
-                dropout=feedback.causal_feedback_dropout,
-                gate=feedback.causal_feedback_gate,
-            )
-        self.losses = SagrLosses(sagr.losses, sagr.guidance)
-        self.guidance = ResidualGuidance(self.world_predictor, sagr.guidance)
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self.losses = SagrLosses(self.sagr.losses, self.sagr.guidance)
+        self.guidance = ResidualGuidance(self.world_predictor, self.sagr.guidance)
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, **kwargs: Any) -> Any:
         """As upstream's; a strict load of a checkpoint trained with other switches names the switch (RuntimeError)."""
         if strict:
-            own = self.state_dict()
-            for prefix, switch in SWITCHES.items():
-                here, there = (any(key.startswith(prefix + ".") for key in keys) for keys in (own, state_dict))
-                if here != there:
-                    has, lacks = ("this model", "the checkpoint") if here else ("the checkpoint", "this model")
-                    raise RuntimeError(
-                        f"{has} has {prefix}, {lacks} does not: set {switch} as it was when the checkpoint was made. "
-                        "To train from it nevertheless, name it as trainer.pretrained_checkpoint: that loads what fits"
-                    )
+            refuse_other_switches(self.state_dict(), state_dict)
         return super().load_state_dict(state_dict, strict=strict, **kwargs)
 
     # Perception
 
     def _text(self, examples: Sequence[dict]) -> tuple[Tensor, Tensor]:
         """Embeddings of the instructions' tokens [B, L, width], and which are no padding [B, L]."""
-        tokenizer = self.qwen_vl_interface.processor.tokenizer
-        model = self.qwen_vl_interface.model
-        encoded = tokenizer(
-            batch.instructions(examples), padding=True, add_special_tokens=False, return_tensors="pt"
-        ).to(model.device)
-        return model.get_input_embeddings()(encoded["input_ids"]), encoded["attention_mask"].bool()
+        return words_of(examples, self.qwen_vl_interface)
 
-    def _anchored(self, examples: Sequence[dict], suffix: str, text: tuple[Tensor, Tensor], timer: Timer) -> Tensor:
-        """Task tokens [B, Ns, D] of the frame whose keys end with `suffix`."""
-        return self._looked(examples, suffix, text, timer)[0]
-
-    def _looked(
+    def _look(
         self, examples: Sequence[dict], suffix: str, text: tuple[Tensor, Tensor], timer: Timer, ground: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """`_anchored`, and with `ground` the grounding loss of the attention by which they were found."""
-        views = collect(examples, suffix, self.geometry_encoder.needs)
-        device = next(self.geometry_encoder.parameters()).device
-        timer.mark(f"geometry_start{suffix}")
-        views = [view.to(device) for view in views]
-        geometry = self.geometry_encoder(views)
-        found = self.fusion_module(*text, geometry.tokens, geometry.mask, return_attention=ground)
-        timer.mark(f"geometry_end{suffix}")
-        if not ground:
-            return found.tokens, None
-        share = named_share(views, geometry.grid, getattr(self.geometry_encoder, "patch", None), geometry.mask)
-        return found.tokens, grounding_loss(found.attention, share)
+        """See `sagr.looking.look`."""
+        return look(examples, suffix, text, self.geometry_encoder, self.fusion_module, timer, ground)
 
     @torch.inference_mode()
     def task_tokens(self, examples: Sequence[dict]) -> tuple[Tensor, Tensor | None]:
         """Task tokens [B, Ns, D] and state [B, 1, Ds] or None, without the vision-language model: what a controller
         compares with its plan between two samplings."""
         self._require_active("task_tokens")
-        tokens = self._anchored(examples, "", self._text(examples), Timer(enabled=False))
+        tokens, _ = self._look(examples, "", self._text(examples), Timer(enabled=False))
         return tokens, self._state(examples, tokens.device)
 
     def _state(self, examples: Sequence[dict], device: torch.device) -> Tensor | None:
@@ -185,25 +124,26 @@ class MapAnythingLlava3DPI(Qwen_PI):
         timer = self.observer.begin(self, self._groups())
         layers = mask = None
         if weights.flow or weights.w_align > 0:
-            layers, mask = self._encode_vl_hidden_states(
-                [example["image"] for example in examples], batch.instructions(examples)
-            )
+            timer.mark("vlm_start")
+            layers, mask = self._encode_vl_hidden_states(batch.images(examples), batch.instructions(examples))
+            timer.mark("vlm_end")
         text = self._text(examples)
-        tokens, ground = self._looked(examples, "", text, timer, weights.w_ground > 0)
-        timer.mark("seen_t")
+        tokens, ground = self._look(examples, "", text, timer, weights.w_ground > 0)
         align = self._alignment(tokens, layers, mask) if weights.w_align > 0 else None
+        shown = tokens
         if self.training and self.sagr.perturbation > 0:
-            # The demonstrated action and the next frame stay: what is learned is the way back.
-            tokens = tokens + self.sagr.perturbation * torch.randn_like(tokens)
+            # The head alone is shown noise. A predictor that starts from it and ends at the true next frame would learn
+            # to take deviations back, and guidance lives on a predictor that carries them on.
+            shown = tokens + self.sagr.perturbation * torch.randn_like(tokens)
         actions = batch.actions(examples, "action", self.action_horizon, self.action_dim, "it is what is learned")
         actions, state = actions.to(tokens.device), self._state(examples, tokens.device)
         transition = self._transition(examples, text, tokens, state, actions, timer) if weights.transition else None
         flow_loss = flow = None
         if weights.flow:
-            feedback, valid = self._feedback_of_training(examples, text, tokens)
+            feedback, valid = self._feedback_of_training(examples, text, shown)
             timer.mark("head_start")
             flow = FlowPass()
-            context = self.fusion_module.context(layers, mask, tokens, feedback, valid)
+            context = self.fusion_module.context(layers, mask, shown, feedback, valid)
             flow_loss = self._flow_loss(context, actions, state, flow)
             timer.mark("head_end")
         losses = self.losses(self.world_predictor, transition, flow_loss, flow, align, ground)
@@ -241,10 +181,8 @@ class MapAnythingLlava3DPI(Qwen_PI):
         contact = None
         if any("contact" in example for example in examples):
             contact = batch.flags(examples, "contact", "other examples of the batch have it").to(device)
-        timer.mark("tk_start")
         with torch.no_grad():
-            following = self._anchored(examples, "_tk", text, timer)
-        timer.mark("seen_tk")
+            following, _ = self._look(examples, "_tk", text, timer)
         transition = Transition(tokens, following, state, actions, between, valid, contact)
         timer.mark("sync_end")
         return transition
@@ -263,11 +201,13 @@ class MapAnythingLlava3DPI(Qwen_PI):
         if not settings.enable_causal_feedback_token:
             return None, None
         device, horizon = tokens.device, self.action_horizon
-        valid = batch.flags(examples, "valid_tp", PREVIOUS).to(device)
+        valid = batch.flags(examples, "valid_tp", PREVIOUS)
         executed = batch.first(examples, "offset_tp", horizon).to(device)
-        actions = batch.actions(examples, "action_tp", horizon, self.action_dim, PREVIOUS).to(device)
+        needed = valid if settings.causal_feedback_use_valid_mask else None
+        actions = batch.actions(examples, "action_tp", horizon, self.action_dim, PREVIOUS, needed).to(device)
+        valid = valid.to(device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not settings.causal_feedback_detach_delta):
-            before = self._anchored(examples, "_tp", text, Timer(enabled=False))
+            before, _ = self._look(examples, "_tp", text, Timer(enabled=False))
         feedback = self.causal_feedback(before, tokens, actions, valid, executed)
         shown = valid if settings.causal_feedback_use_valid_mask else None
         if record is not None:
@@ -276,14 +216,9 @@ class MapAnythingLlava3DPI(Qwen_PI):
         return feedback, shown
 
     def _alignment(self, tokens: Tensor, layers: list[Tensor], mask: Tensor | None) -> Tensor:
-        """InfoNCE between what the task tokens tell the head and what the vision-language model saw, by sample.
-
-        Other frames under the same instruction are negatives too: what tells them apart is the geometry.
-        """
-        last = layers[-1].detach().float()
-        seen = torch.ones(last.shape[:2], device=last.device) if mask is None else mask.to(last)
-        pooled = (last * seen.unsqueeze(-1)).sum(1) / seen.sum(1, keepdim=True)
-        return info_nce(self.fusion_module.project(tokens.to(self.fusion_module.project.weight.dtype)).mean(1), pooled)
+        """InfoNCE between what the task tokens tell the head and what the vision-language model saw, by sample."""
+        project = self.fusion_module.project
+        return info_nce(project(tokens.to(project.weight.dtype)).mean(1), pooled(layers[-1], mask))
 
     def _flow_loss(
         self, context: tuple[list[Tensor], Tensor | None], actions: Tensor, state: Tensor | None, flow: FlowPass
@@ -316,13 +251,16 @@ class MapAnythingLlava3DPI(Qwen_PI):
         Args:
             examples: observations at control step t.
             plan: what the call before returned as `plan`, of the same robots in the same order; None at the beginning
-                of an episode: no guidance and no feedback then.
+                of an episode, and after a change of an instruction: no guidance and no feedback then.
             executed: how many of the plan's actions have been executed since, one number or one an example; None: k.
             feedback_tokens: [B, Kf, width], instead of those that the plan gives.
             return_debug_info: adds `debug`, see `sagr.metrics.inference_metrics`.
 
         Returns:
             `normalized_actions` float32 [B, H, A], and with geometry `plan`, to be handed to the next call.
+
+        Raises ValueError for input that does not fit, naming example and key, and for a plan of other instructions;
+        RuntimeError for actions that are not finite.
         """
         asked = {"plan": plan is not None, "feedback_tokens": feedback_tokens is not None}
         if not self.sagr.active:
@@ -332,11 +270,16 @@ class MapAnythingLlava3DPI(Qwen_PI):
         examples = examples if isinstance(examples, list) else [examples]
         timer = Timer(next(self.parameters()).device, return_debug_info)
         timer.mark("start")
-        layers, mask = self._encode_vl_hidden_states(self._images(examples), batch.instructions(examples))
-        tokens = self._anchored(examples, "", self._text(examples), timer)
+        instructions = batch.instructions(examples)
+        if plan is not None:
+            plan.refuse_other(instructions)
+        counts = executed_counts(
+            self.sagr.executed(self.action_horizon) if executed is None else executed, len(examples)
+        )
+        layers, mask = self._encode_vl_hidden_states(self._images(examples), instructions)
+        tokens, _ = self._look(examples, "", self._text(examples), timer)
         state = self._state(examples, tokens.device)
         timer.mark("perceived")
-        counts = self.sagr.executed(self.action_horizon) if executed is None else executed
         feedback = self._feedback_of_plan(feedback_tokens, plan, tokens, counts)
         layers, mask = self.fusion_module.context(layers, mask, tokens, feedback)
         flow = TimedFlow(timer, self.guidance, self._reference(plan, tokens, state, counts))
@@ -346,11 +289,17 @@ class MapAnythingLlava3DPI(Qwen_PI):
                 layers, None if state is None else state.to(dtype), encoder_attention_mask=mask, flow=flow
             ).float()
         timer.mark("end")
-        step = 0 if plan is None else plan.step + (counts if isinstance(counts, int) else max(counts))
-        result = {"normalized_actions": actions.cpu().numpy(), "plan": Plan(tokens, state, actions, step)}
+        chunk = actions.cpu().numpy()
+        if not np.isfinite(chunk).all():
+            rows = [row for row, one in enumerate(chunk) if not np.isfinite(one).all()]
+            raise RuntimeError(f"example(s) {rows}: the sampled actions hold NaN or inf; look at the weights")
+        step = 0 if plan is None else plan.step + max(counts)
+        made = Plan(tokens, state, actions, step, instructions=tuple(instructions))
+        result = {"normalized_actions": chunk, "plan": made}
         if return_debug_info:
             steps = self.sagr.executed(self.action_horizon)
-            result["debug"] = inference_metrics(timer, flow.trace, steps, self.sagr.control_hz)
+            residual = None if plan is None else plan.compare(self.world_predictor, tokens, counts)
+            result["debug"] = inference_metrics(timer, flow.trace, steps, self.sagr.control_hz, residual)
         return result
 
     def predict_action_realtime(self, *args: Any, **kwargs: Any) -> Any:
@@ -366,12 +315,12 @@ class MapAnythingLlava3DPI(Qwen_PI):
         return super().predict_action_realtime(*args, **kwargs)
 
     def _images(self, examples: Sequence[dict]) -> list:
-        images = [to_pil_preserve(example["image"]) for example in examples]
+        images = [to_pil_preserve(image) for image in batch.images(examples)]
         size = getattr(self.config.datasets.vla_data, "obs_image_size", None)
         return resize_images(images, target_size=size) if size else images
 
     def _reference(
-        self, plan: Plan | None, tokens: Tensor, state: Tensor | None, executed: int | Sequence[int]
+        self, plan: Plan | None, tokens: Tensor, state: Tensor | None, executed: Sequence[int]
     ) -> Reference | None:
         settings = self.sagr.guidance
         if plan is None or not settings.enabled:
@@ -383,20 +332,14 @@ class MapAnythingLlava3DPI(Qwen_PI):
         given: Tensor | np.ndarray | None,
         plan: Plan | None,
         tokens: Tensor,
-        executed: int | Sequence[int],
+        executed: Sequence[int],
     ) -> Tensor | None:
         """Feedback tokens [B, Kf, width]: those given, else the plan's where the switch is on; None for neither."""
         if given is not None:
-            return torch.as_tensor(given, device=tokens.device)
+            number, width = self.sagr.feedback.causal_feedback_token_num, self.fusion_module.project.out_features
+            return from_outside(given, (len(tokens), number, width), tokens.device)
         if plan is None or not self.sagr.feedback.enable_causal_feedback_token:
             return None
-        counts = [executed] * len(tokens) if isinstance(executed, int) else list(executed)
-        carried_out = batch.first([{"n": count} for count in counts], "n", self.action_horizon).to(tokens.device)
+        counts = [{"executed": count} for count in executed]
+        carried_out = batch.first(counts, "executed", self.action_horizon).to(tokens.device)
         return self.causal_feedback(plan.tokens, tokens, plan.actions, executed=carried_out)
-
-
-def geometry_encoder(config: GeometryConfig, dim: int) -> nn.Module:
-    """The back end that the configuration names. Raises ImportError where MapAnything is not installed."""
-    if config.backend == "depth":
-        return DepthGeometry(dim, config.patch, config.fourier, config.frame)
-    return MapAnythingGeometry(dim, config.weights)

@@ -110,6 +110,7 @@ test-upstreams: engine-dev
 	@$(BUILD_METHOD) -r envs/LLaMA-Factory/requirements-dev.txt
 	@$(BUILD_OPENVLA) -r envs/openvla/requirements-dev.txt || test $$? -eq 3
 	@$(BUILD_STARVLA) -r envs/starVLA/requirements-dev.txt
+	@$(BUILD_INFODYN)
 	@code=0; \
 	$(ENGINE) -m pytest -ra -m "upstream or upstream_heavy" $(ELSEWHERE) $(PYTEST_ARGS) tests || test $$? -eq 5 || code=1; \
 	$(METHOD) -m pytest -ra -m "upstream or upstream_heavy" $(PYTEST_ARGS) $(METHOD_TESTS) || test $$? -eq 5 || code=1; \

@@ -273,7 +273,11 @@ def test_wrappers_are_left_out_of_paths(tmp_path: Path) -> None:
         ({"source_modules": ["blocks.0.moe.experts.1.0"]}, "runs on the tokens routed to it only"),
         ({"source_modules": []}, "at least one source"),
         ({"source_modules": "head"}, "must be a list"),
+        ({"source_modules": 3}, "must be a list of module paths, not 3"),
+        ({"target_modules": ["head", 2]}, "must be a list of module paths"),
         ({"sources": ["head"]}, "has the keys"),
+        ({3: ["head"]}, "has the keys"),
+        ({"name": 3}, "probe name 3 must be text"),
         ({"name": "a/b"}, "becomes a folder"),
         ({"source_modules": ["blocks"]}, "never ran"),
     ],
@@ -281,6 +285,34 @@ def test_wrappers_are_left_out_of_paths(tmp_path: Path) -> None:
 def test_specs_that_cannot_be_meant(tmp_path: Path, spec: dict[str, Any], told: str) -> None:
     with pytest.raises(ProbeError, match=told):
         evaluate(make(tmp_path, {**SPEC, **spec}), classifier())
+
+
+@pytest.mark.parametrize("spec", ["head", 3, ["head"], None])
+def test_a_probe_that_is_no_mapping(tmp_path: Path, spec: Any) -> None:
+    with pytest.raises(ProbeError, match="a probe is a mapping with name"):
+        make(tmp_path, spec)
+
+
+@pytest.mark.parametrize("value", ["64", 2.5, True, None, 0, -1])
+@pytest.mark.parametrize("option", ["validation_subset_size", "tokens_per_sample", "save_every_n_epochs", "seed"])
+def test_options_that_are_no_whole_numbers(tmp_path: Path, option: str, value: Any) -> None:
+    if option == "seed" and value in (0, -1):
+        assert make(tmp_path, seed=value).seed == value
+        return
+    with pytest.raises(ProbeError, match=rf"{option} is {value!r}; it must be a whole number"):
+        make(tmp_path, **{option: value})
+
+
+def test_a_diverged_models_activations_are_kept(tmp_path: Path) -> None:
+    """NaN is what its experts are given, and no sign that they are given other hidden states than their router."""
+    model = classifier()
+    with torch.no_grad():
+        model.blocks[0]["moe"].experts[0][0].bias[2] = float("nan")
+    evaluate(make(tmp_path), model)
+    kept = read_probe_file(probe_path(tmp_path, "p", 1))["source_activations"]
+    assert kept["blocks.0.moe.experts.0"].isnan().any(0).tolist() == [False, False, True, False, False, False]
+    assert kept["blocks.0.moe.experts.1"].isfinite().all()
+    assert kept["blocks.1.moe.experts.0"].isnan().any()
 
 
 def test_experts_whose_router_is_not_known_are_refused(tmp_path: Path) -> None:

@@ -127,6 +127,18 @@ def test_options_as_mapping_json_and_files(tmp_path: Path) -> None:
     assert as_mapping("probes", None) == {}
 
 
+def test_a_file_that_cannot_be_read_is_named_with_its_switch(tmp_path: Path) -> None:
+    for content in (b'{"probes": [', b"probes: [\n", b"\xff"):
+        (tmp_path / "bad.yaml").write_bytes(content)
+        with pytest.raises(ValueError, match=r"`trainer.probes`: .*bad\.yaml holds neither YAML nor JSON"):
+            as_mapping("trainer.probes", str(tmp_path / "bad.yaml"))
+
+
+def test_a_seed_that_is_no_number_is_refused(tmp_path: Path, model: Denoiser, data: Tensor) -> None:
+    with pytest.raises(ProbeError, match="seed is '5'; it must be a whole number"):
+        make(tmp_path, model, data, seed="5")
+
+
 @pytest.mark.parametrize(
     ("given", "match"),
     [
@@ -135,6 +147,7 @@ def test_options_as_mapping_json_and_files(tmp_path: Path) -> None:
         ([SPEC], "must be a mapping of options, got list"),
         ({"seed": 1}, "needs a list `probes`"),
         ({"probes": "p"}, "needs a list `probes`"),
+        ({"probes": [SPEC], 3: 3}, "has no option 3"),
         ({"probes": [SPEC], "size": 3}, "has no option size; it has save_every_n_epochs, seed, tokens_per_sample"),
     ],
 )

@@ -143,6 +143,10 @@ def test_off_changes_nothing(text_model, numbered, tmp_path):
     assert SOURCE not in data["train_dataset"].column_names + data["eval_dataset"].column_names
 
 
+STATIC = {"dynamic_schedule": False}
+PROBE = {"name": "experts", "source_modules": ["**.mlp"], "target_modules": ["**.norm"]}
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
@@ -182,7 +186,13 @@ def test_off_changes_nothing(text_model, numbered, tmp_path):
         ({"schedule": "nowhere.yaml"}, "neither a mapping"),
         ({"moe_router": "round"}, "moe_router"),
         ({"dynamic_schedule": False, "schedule": {"chunk_steps": 3}}, "`dynamic_schedule` is off"),
-        ({"dynamic_schedule": False, "probes": {"probes": []}, "val_size": 0.0, "eval_strategy": "no"}, "probes"),
+        ({"probes": {"probes": [PROBE]}, "val_size": 0.0, "eval_strategy": "no"} | STATIC, "`probes` cannot.*val_size"),
+        ({"probes": {"probes": []}} | STATIC, "there must be one"),
+        ({"probes": {"probes": ["experts"]}} | STATIC, "a probe is a mapping"),
+        ({"probes": {"probes": [{**PROBE, "name": 3}]}} | STATIC, "probe name 3 must be text"),
+        ({"probes": {"probes": [PROBE], "validation_subset_size": "64"}} | STATIC, "validation_subset_size is '64'"),
+        ({"probes": {"probes": [PROBE], "subset": 64}} | STATIC, "`probes` has no option subset"),
+        ({"probes": '{"probes": ['} | STATIC, "`probes` begins like a mapping"),
     ],
 )
 def test_refusals_before_anything_is_loaded(tmp_path, changes, match):

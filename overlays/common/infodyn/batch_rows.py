@@ -34,23 +34,6 @@ class BatchRows:
         self._selections: dict[int, Selection] = {}
         self._weights: dict[tuple[int, torch.device], Tensor] = {}
 
-    def tokens_of(self, shape: torch.Size, path: str) -> int:
-        """T of an output ``[B, ..., features]`` or ``[B * T, features]``; raises ``ProbeError`` for another shape.
-
-        In a batch of one sample every row is that sample's, whatever the first dimension counts.
-        """
-        size = self.facts.size
-        if size == 1:
-            return shape[:-1].numel()
-        if len(shape) > 2 and shape[0] == size:
-            return shape[1:-1].numel()
-        if len(shape) == 2 and size and shape[0] % size == 0:
-            return shape[0] // size
-        raise ProbeError(
-            f"{path} gives {list(shape)} for a batch of {size} samples; it must be [B, ..., features] or "
-            "[B * T, features]. Probe another module, or give read_batch= a function that says the batch's size"
-        )
-
     def selection(self, tokens: int, path: str) -> Selection:
         """The subset's rows for modules of ``tokens`` tokens a sample."""
         if tokens not in self._selections:

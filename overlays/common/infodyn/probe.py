@@ -48,11 +48,17 @@ class ProbeSpec:
         if isinstance(value, Mapping):
             keys = {"name", "source_modules", "target_modules"}
             if set(value) != keys:
-                raise ProbeError(f"a probe has the keys {sorted(keys)}, not {sorted(value)}")
+                raise ProbeError(f"a probe has the keys {sorted(keys)}, not {sorted(map(str, value))}")
             for side in ("source_modules", "target_modules"):
-                if isinstance(value[side], str):
-                    raise ProbeError(f"{side} of probe {value['name']!r} must be a list, not {value[side]!r}")
+                paths = value[side]
+                listed = isinstance(paths, Sequence) and not isinstance(paths, str)
+                if not listed or not all(isinstance(path, str) for path in paths):
+                    raise ProbeError(f"{side} of probe {value['name']!r} must be a list of module paths, not {paths!r}")
             value = cls(value["name"], tuple(value["source_modules"]), tuple(value["target_modules"]))
+        if not isinstance(value, cls):
+            raise ProbeError(f"a probe is a mapping with name, source_modules and target_modules, not {value!r}")
+        if not isinstance(value.name, str):
+            raise ProbeError(f"probe name {value.name!r} must be text; put it in quotes")
         check_name(value.name)
         if not value.source_modules or not value.target_modules:
             raise ProbeError(f"probe {value.name!r} needs at least one source module and one target module")
@@ -101,13 +107,16 @@ class ActivationProbe:
             "save_every_n_epochs": save_every_n_epochs,
         }
         for option, value in positive.items():
-            if value < 1:
-                raise ProbeError(f"{option} is {value}; it must be at least 1")
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ProbeError(f"{option} is {value!r}; it must be a whole number of at least 1")
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ProbeError(f"seed is {seed!r}; it must be a whole number")
         if dealt not in DEALT:
             raise ProbeError(f"dealt is {dealt!r}; it must be one of {', '.join(DEALT)}")
         self.run_dir, self.dataset_name, self.seed = Path(run_dir), dataset_name, seed
         self.size, self.tokens, self.every = validation_subset_size, tokens_per_sample, save_every_n_epochs
         self._dealt, self._read, self._group = dealt, read_batch, group
+        self._warned: set[str] = set()
 
     def due(self, epoch: int) -> bool:
         """Whether ``epoch`` is probed."""
@@ -180,6 +189,10 @@ class ActivationProbe:
 
     def _finish(self, watch: Watch, probes: list[Resolved], epoch: int, samples: int, ranks: Ranks) -> None:
         chosen = choose_samples(samples, self.size, self.seed)
+        for doubt in watch.shapes.doubts():
+            if ranks.rank == 0 and doubt not in self._warned:
+                logger.warning("%s", doubt)
+                self._warned.add(doubt)
         said = ranks.gather((watch.read, watch.batch_size, watch.counts()))
         parts = {path: ranks.gather(rows.packed(ranks.size > 1)) for path, rows in watch.rows.items()}
         routes = {path: ranks.gather(rows.packed(ranks.size > 1)) for path, rows in watch.routed.items()}

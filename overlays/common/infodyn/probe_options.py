@@ -32,12 +32,21 @@ def as_mapping(name: str, given: Any, load: Callable[[Path], Any] = load_yaml) -
         if given.lstrip().startswith("{"):
             found = _inline(name, given)
         elif Path(given).is_file():
-            found = load(Path(given))
+            found = _in_file(name, Path(given), load)
         else:
             raise ValueError(f"`{name}` is neither a mapping, nor JSON, nor a file that exists: {given!r}.")
     if not isinstance(found, Mapping):
         raise ValueError(f"`{name}` must be a mapping of options, got {type(found).__name__}.")
     return dict(found)
+
+
+def _in_file(name: str, path: Path, load: Callable[[Path], Any]) -> Any:
+    import yaml
+
+    try:
+        return load(path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"`{name}`: {path} holds neither YAML nor JSON ({error}).") from error
 
 
 def _inline(name: str, given: str) -> Any:
@@ -62,7 +71,7 @@ def split_options(options: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dic
     specs = given.pop("probes", None)
     if not isinstance(specs, Sequence) or isinstance(specs, str):
         raise ProbeError("`probes` needs a list `probes` of mappings with name, source_modules and target_modules.")
-    unknown = sorted(set(given) - set(KNOWN))
+    unknown = sorted(str(option) for option in given if option not in KNOWN)
     if unknown:
         raise ProbeError(f"`probes` has no option {', '.join(unknown)}; it has {', '.join(sorted(KNOWN))}.")
     return list(specs), given

@@ -56,9 +56,9 @@ class SampleProbe:
         seed: int = 0,
     ) -> None:
         specs, given = split_options(options)
-        self.seed = int(given.setdefault("seed", seed))
+        given.setdefault("seed", seed)
         self.probe = ActivationProbe(specs, run_dir, dataset_name, dealt="samples", read_batch=_alone, **given)
-        self._forward = forward
+        self.seed, self._forward = self.probe.seed, forward
         self._ranks = ranks = Ranks()
         with undisturbed(model):
             _seed_all(self.seed)

@@ -16,6 +16,7 @@ from .moe_layers import MoELayer
 from .routed import activation_in, chosen_experts, expert_alone, indices_in
 from .rows import Ranks, Rows
 from .subset import BatchFacts
+from .token_shapes import TokenShapes
 
 Batch = TypeVar("Batch")
 DEALT = ("batches", "samples", "whole")
@@ -60,6 +61,7 @@ class Watch:
         self._router_outputs: dict[str, Any] = {}
         self._expected: dict[str, Tensor] = {}
         self._checked: set[str] = set()
+        self.shapes = TokenShapes()
         self._batch: BatchRows | None = None
         self._alone = self._more = False
         self._begun = self.read = self.batch_size = 0
@@ -158,7 +160,7 @@ class Watch:
         values = activation_in(output)
         if values is None:
             raise ProbeError(f"{path} gives no floating tensor of two dimensions or more; probe another module")
-        self._keep(batch, self.rows[path], path, values, batch.tokens_of(values.shape, path))
+        self._keep(batch, self.rows[path], path, values, self.shapes.tokens_of(batch.facts, values.shape, path))
 
     def _on_router(self, layer: MoELayer, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         batch = self._current(module, layer.router or "")
@@ -169,14 +171,14 @@ class Watch:
             return
         indices = chosen_experts(output, len(layer.names), layer.top_k, layer.router or "")
         hidden = activation_in([*args, *kwargs.values()])
-        self._route(batch, layer, indices)
+        tokens = self._route(batch, layer, indices, hidden)
         if batch.picked and hidden is not None:
             hidden = hidden.reshape(-1, hidden.shape[-1])
             if layer.experts not in self._checked:
                 self._checked.add(layer.experts)
                 for index, path in self._wanted[layer.experts]:
                     self._expected[path] = hidden[(indices == index).any(-1)].double().sum(0)
-            self._evaluate(batch, layer, hidden, lambda rows, index, path: self._modules[path](rows))
+            self._evaluate(batch, layer, hidden, tokens, lambda rows, index, path: self._modules[path](rows))
 
     def _on_fused(self, layer: MoELayer, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         batch = self._current(module, layer.experts)
@@ -190,16 +192,19 @@ class Watch:
             if routed is None:
                 raise ProbeError(f"{layer.experts} is called without indices, and no router beside it was recognised")
             indices = chosen_experts(routed, number, layer.top_k, layer.router or "")
-        self._route(batch, layer, indices)
         hidden = activation_in(given)
+        tokens = self._route(batch, layer, indices, hidden)
         if batch.picked and hidden is not None:
             hidden = hidden.reshape(-1, hidden.shape[-1])
             alone = partial(expert_alone, module, args, kwargs)
-            self._evaluate(batch, layer, hidden, lambda rows, index, path: alone(rows, index, number))
+            self._evaluate(batch, layer, hidden, tokens, lambda rows, index, path: alone(rows, index, number))
 
-    def _route(self, batch: BatchRows, layer: MoELayer, indices: Tensor) -> None:
-        path, number = layer.experts, len(layer.names)
-        tokens = batch.tokens_of(indices.shape, layer.router or path)
+    def _route(self, batch: BatchRows, layer: MoELayer, indices: Tensor, hidden: Tensor | None) -> int:
+        path, number, shape = layer.experts, len(layer.names), indices.shape
+        # Choices have lost the batch's dimensions; what they are made from often has them still.
+        if hidden is not None and len(hidden) == batch.facts.size and hidden.shape[:-1].numel() == len(indices):
+            shape = hidden.shape
+        tokens = self.shapes.tokens_of(batch.facts, shape, layer.router or path)
         if path not in self._counts:
             with torch.inference_mode(False):
                 self._counts[path] = torch.zeros(number + 1, dtype=torch.int64, device=indices.device)
@@ -208,10 +213,11 @@ class Watch:
         weights = batch.weights(tokens, indices.device, path)[:, None].expand_as(indices)
         self._counts[path].index_add_(0, indices.masked_fill(none, number).reshape(-1), weights.reshape(-1))
         self._keep(batch, self.routed[path], path + " (routing)", indices.masked_fill(none, -1), tokens)
+        return tokens
 
     @torch.no_grad()
     def _evaluate(
-        self, batch: BatchRows, layer: MoELayer, hidden: Tensor, alone: Callable[[Tensor, int, str], Any]
+        self, batch: BatchRows, layer: MoELayer, hidden: Tensor, tokens: int, alone: Callable[[Tensor, int, str], Any]
     ) -> None:
         """Each wanted expert on the subset's rows, whether they were routed to it or not.
 
@@ -220,7 +226,12 @@ class Watch:
         """
         if not self._wanted[layer.experts]:
             return
-        found = batch.selection(batch.tokens_of(hidden.shape, layer.experts), layer.experts)
+        if len(hidden) != batch.facts.size * tokens:
+            raise ProbeError(
+                f"{layer.experts}: {len(hidden)} hidden states for {batch.facts.size} samples of {tokens} tokens, so "
+                "which token is which cannot be told; probe the block"
+            )
+        found = batch.selection(tokens, layer.experts)
         pending = self._pending.setdefault(layer.experts, [])
         pending.append((hidden.index_select(0, found.flat.to(hidden.device)), found))
         if self._more and sum(len(rows) for rows, _ in pending) < _AT_ONCE:
@@ -245,7 +256,9 @@ class Watch:
             return
         expected, given = self._expected.pop(path), activation_in([*args, *kwargs.values()])
         total = None if given is None else given.reshape(-1, given.shape[-1]).double().sum(0)
-        if total is None or total.shape != expected.shape or not torch.allclose(total, expected, rtol=1e-6, atol=1e-6):
+        # A diverged model's NaN is its activation like any other, and no sign of other hidden states.
+        alike = {"rtol": 1e-6, "atol": 1e-6, "equal_nan": True}
+        if total is None or total.shape != expected.shape or not torch.allclose(total, expected, **alike):
             raise ProbeError(
                 f"{path} is not given the hidden states that {layer.router} is given for the tokens it routes there "
                 "(they are scaled, dropped or normed in between), so it cannot be evaluated alone; probe the block"

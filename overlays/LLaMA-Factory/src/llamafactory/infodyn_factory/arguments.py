@@ -1,12 +1,12 @@
 """The switches of information dynamics, and what they cannot be combined with."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..extras import logging
+from ..infodyn import probe_options
+from ..infodyn.probe import ActivationProbe
 from ..infodyn.schedule_config import ScheduleConfig
 from .refusals import memory_refusals, probe_refusals, refuse, schedule_refusals, strategy_of
 
@@ -76,29 +76,18 @@ class ScheduleOptions:
 
 
 def as_mapping(name: str, given: Any) -> dict[str, Any]:
-    """A switch's value as a mapping: from YAML as it is, from the command line JSON or a file's path.
+    """A switch's value as a mapping; a file may use all of OmegaConf's YAML.
 
     Raises:
-        ValueError: neither, or a file that holds no mapping.
+        ValueError: neither a mapping, nor JSON, nor a file that holds one.
     """
-    if given is None:
-        return {}
 
-    found = given
-    if isinstance(given, str):
-        if given.lstrip().startswith("{"):
-            found = json.loads(given)
-        elif Path(given).is_file():
-            from omegaconf import OmegaConf
+    def load(path: Path) -> Any:
+        from omegaconf import OmegaConf
 
-            found = OmegaConf.to_container(OmegaConf.load(given))
-        else:
-            raise ValueError(f"`{name}` is neither a mapping, nor JSON, nor a file that exists: {given!r}.")
+        return OmegaConf.to_container(OmegaConf.load(path))
 
-    if not isinstance(found, Mapping):
-        raise ValueError(f"`{name}` must be a mapping of options, got {type(found).__name__}.")
-
-    return dict(found)
+    return probe_options.as_mapping(name, given, load)
 
 
 def schedule_options(
@@ -140,7 +129,8 @@ def resolve_infodyn(
         raise ValueError(f"`moe_router` must be one of {', '.join(ROUTERS)}, got {finetuning_args.moe_router!r}.")
 
     if finetuning_args.probes is not None:
-        as_mapping("probes", finetuning_args.probes)
+        specs, given = probe_options.split_options(as_mapping("probes", finetuning_args.probes))
+        ActivationProbe(specs, training_args.output_dir, "validation", **given)  # refuses what cannot be meant
         refuse("probes", probe_refusals(data_args, training_args, finetuning_args))
 
     if finetuning_args.dynamic_schedule and not training_args.do_train:

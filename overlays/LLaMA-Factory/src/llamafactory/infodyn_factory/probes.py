@@ -1,11 +1,15 @@
 """Activation probes at the Trainer's evaluations."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from ..infodyn.probe import ActivationProbe
+from ..infodyn.module_paths import ProbeError
+from ..infodyn.probe import ActivationProbe, ProbeSpec
+from ..infodyn.probe_options import split_options
 from .refusals import strategy_of
 
 if TYPE_CHECKING:
@@ -15,7 +19,8 @@ if TYPE_CHECKING:
 class TrainerProbes:
     """The probes of one run, one ``ActivationProbe`` for each evaluation set.
 
-    Files go to ``<output_dir>/probes/<name>/``, and where there are several evaluation sets to ``<name>.<data set>``.
+    Files go to ``<output_dir>/probes/<name>/``, and where there are several evaluation sets to ``<name>.<data set>``,
+    percent-encoded: a data set's name may be no folder's.
 
     Args:
         trainer: whose evaluations are probed.
@@ -26,23 +31,17 @@ class TrainerProbes:
     """
 
     def __init__(self, trainer: "Trainer", options: Mapping[str, Any]) -> None:
-        given = dict(options)
-        specs = given.pop("probes", None)
-        if not isinstance(specs, Sequence) or isinstance(specs, str):
-            raise ValueError("`probes` needs a list `probes` of mappings with name, source_modules and target_modules.")
-
-        known = {"validation_subset_size", "tokens_per_sample", "save_every_n_epochs", "seed"}
-        unknown = sorted(set(given) - known)
-        if unknown:
-            raise ValueError(f"`probes` has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
-
+        found, given = split_options(options)
+        specs = [ProbeSpec.of(each) for each in found]
         self.trainer = trainer
         sets = trainer.eval_dataset
-        names = list(sets) if isinstance(sets, dict) else [None]
+        self.sets: dict[str | None, Any] = dict(sets) if isinstance(sets, dict) else {None: sets}
         given.setdefault("seed", trainer.args.seed)
         self.by_set: dict[str | None, ActivationProbe] = {}
-        for name in names:
-            own = specs if len(names) == 1 else [{**spec, "name": f"{spec['name']}.{name}"} for spec in specs]
+        for name in self.sets:
+            # What `quote` leaves of what a probe's name may not have is the tilde.
+            folder = quote(name or "", safe="").replace("~", "%7E")
+            own = specs if len(self.sets) == 1 else [replace(spec, name=f"{spec.name}.{folder}") for spec in specs]
             self.by_set[name] = ActivationProbe(own, trainer.args.output_dir, name or "validation", **given)
 
         self._watch: Any = None
@@ -57,10 +56,22 @@ class TrainerProbes:
         return math.ceil((state.epoch or 0) - 1e-9)
 
     @contextmanager
-    def watching(self, name: str | None, samples: int) -> Iterator[None]:
-        """Probe one evaluation of ``samples`` samples."""
-        probe = self.by_set[name if name in self.by_set else next(iter(self.by_set))]
-        with probe.watch(self.trainer.accelerator.unwrap_model(self.trainer.model), self.epoch, samples) as watch:
+    def watching(self, target: Any) -> Iterator[None]:
+        """Probe one evaluation of ``target``: one of the run's own evaluation sets, or its name.
+
+        Raises:
+            ProbeError: another data set, which has no file of its own.
+        """
+        named = isinstance(target, str)
+        found = [name for name, own in self.sets.items() if (target == name if named else target is own)]
+        if not found:
+            raise ProbeError(
+                f"`probes`: {target if named else 'the evaluated data set'} is none of the run's own evaluation sets, "
+                "and would come into the files of another; evaluate it without `probes`, or name it in `eval_dataset`"
+            )
+        probe, dataset = self.by_set[found[0]], self.sets[found[0]]
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        with probe.watch(model, self.epoch, len(dataset)) as watch:
             self._watch = watch
             try:
                 yield

@@ -81,11 +81,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace, probe: str) -> int:
-    """Analyses one probe; returns an exit code. Raises Nothing."""
+    """Analyses one probe; returns an exit code. Raises Nothing, and KeyboardInterrupt with words once it writes."""
     from runners.oid.analysis import Choice, analyse
     from runners.oid.estimate import Settings
-    from runners.oid.report import write_report
-    from runners.oid.table import write_csv
+    from runners.oid.report import report_files, write_files
+    from runners.oid.table import csv_text
     from runners.versions import versions_of
 
     settings = Settings(
@@ -101,9 +101,11 @@ def run(options: argparse.Namespace, probe: str) -> int:
     made = {name: str(value) for name, value in sorted({**vars(settings), **vars(choice)}.items())}
     analysis = replace(analysis, made_with=made | versions_of(sys.executable, NEEDED))
     folder = (options.out or options.run_dir / "oid_plots") / probe
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / "atoms.csv", analysis.results, settings)
-    page = write_report(folder, analysis)
+    files = {"atoms.csv": csv_text(analysis.results, settings), **report_files(analysis)}
+    try:
+        write_files(folder, files)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{folder} may hold files of two analyses, each whole: run it again") from None
     for line in analysis.skipped:
         print(f"skipped: {line}", file=sys.stderr)
     computed = [result for result in analysis.results if result.values]
@@ -114,7 +116,7 @@ def run(options: argparse.Namespace, probe: str) -> int:
     singular = sum(result.singular for result in computed)
     print(
         f"{probe}: {len(computed)} of {len(analysis.results)} computed, {singular} with a singular covariance, "
-        f"{len(analysis.skipped)} files skipped\n    {page}"
+        f"{len(analysis.skipped)} files skipped\n    {folder / 'report.html'}"
     )
     return 1 if not computed else 3 if analysis.skipped else 0
 
@@ -153,8 +155,8 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"skipped: {line}", file=sys.stderr)
             print(f"error: {error}", file=sys.stderr)
             codes.append(2)
-        except KeyboardInterrupt:
-            print(f"interrupted: nothing was written for {probe}", file=sys.stderr)
+        except KeyboardInterrupt as error:
+            print(f"interrupted: {str(error) or f'nothing was written for {probe}'}", file=sys.stderr)
             return 130
     return next((code for code in (2, 1, 3) if code in codes), 0)
 

@@ -19,6 +19,10 @@ STREAM = 7
 """Tells the random numbers that choose rows from those of the surrogates."""
 
 
+KEPT = 1 << 30
+"""Bytes of activations that are kept from the survey for the analysis; files beyond are read a second time."""
+
+
 class Nothing(Exception):
     """There is nothing to analyse; the message says why, `skipped` what was passed over."""
 
@@ -39,9 +43,10 @@ class Choice:
 
 @dataclass
 class Survey:
-    """What all files of a probe hold, without their activations."""
+    """What all files of a probe hold."""
 
-    files: list[Path]
+    files: dict[Path, Epoch | None]
+    """None for those whose activations were too many to be kept."""
     skipped: list[str]
     datasets: list[str]
     counts: list[dict[str, int]]
@@ -55,7 +60,8 @@ class Survey:
 def survey(run_dir: Path, probe: str, choice: Choice) -> Survey:
     """Reads every file of a probe once. Raises Nothing where none can be read."""
     found, skipped = files_of(run_dir, probe)
-    files, epochs_counts, sources = [], [], []
+    files: dict[Path, Epoch | None] = {}
+    epochs_counts, sources, kept = [], [], 0
     datasets: dict[str, None] = {}
     targets: dict[str, None] = {}
     dense = True
@@ -65,7 +71,8 @@ def survey(run_dir: Path, probe: str, choice: Choice) -> Survey:
         except Unreadable as error:
             skipped.append(str(error))
             continue
-        files.append(path)
+        kept += sum(values.nbytes for side in (epoch.sources, epoch.targets) for values in side.values())
+        files[path] = epoch if kept <= KEPT else None
         datasets[epoch.dataset] = None
         targets.update(dict.fromkeys(epoch.targets))
         epochs_counts.append(epoch.counts)
@@ -104,8 +111,9 @@ def analyse(run_dir: Path, probe: str, choice: Choice, settings: Settings) -> An
 
     def tasks() -> Iterator[Task]:
         order = 0
-        for path in found.files:
-            epoch = read(path)
+        for path, known in found.files.items():
+            epoch = known or read(path)
+            found.files[path] = None
             for target in found.targets:
                 for first, second in pairs:
                     order += 1

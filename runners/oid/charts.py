@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -33,6 +34,16 @@ def cell_of(result: Result, name: str) -> Cell:
     if result.problem:
         return Cell(words="not computed")
     return Cell(result.values[name], flag=result.singular)
+
+
+def limit_of(results: Sequence[Result], names: Sequence[str]) -> float:
+    """The largest absolute value of `names`, at which colours are full; 1 where there is none.
+
+    Singular results do not count where there are others: they may be large and mean nothing.
+    """
+    known = [result for result in results if result.values]
+    counted = [result for result in known if not result.singular] or known
+    return max((abs(result.values[name].value) for result in counted for name in names), default=0.0) or 1.0
 
 
 def grid(
@@ -121,9 +132,9 @@ def atom_map(result: Result, limit: float, title: str) -> str:
     )
 
 
-def scale(limit: float, unit: str) -> str:
-    """The legend of all heatmaps of a page."""
-    left, width, steps = 20, 400, 81
+def scale(limit: float, unit: str, width: float = 400) -> str:
+    """The legend of the heatmaps that have this limit."""
+    left, steps = 26, 81
     parts = []
     for step in range(steps):
         share = 2 * step / (steps - 1) - 1
@@ -140,7 +151,7 @@ def scale(limit: float, unit: str) -> str:
     parts.append(
         f'<text x="{left + width / 2}" y="55" text-anchor="middle">{escape(unit)}, surrogates subtracted</text>'
     )
-    return picture(440, 62, f"colour scale, {unit}", parts, "chart scale")
+    return picture(2 * left + width, 62, f"colour scale, {unit}", parts, "chart scale")
 
 
 def course(results: Sequence[Result], values: Mapping[str, str], title: str, unit: str) -> str:
@@ -154,13 +165,36 @@ def course(results: Sequence[Result], values: Mapping[str, str], title: str, uni
     return lines(series, title, unit, "epoch")
 
 
-def standalone(svg: str) -> str:
-    """A chart as a file of its own, in light and dark."""
+_PICTURE = re.compile(
+    r'<svg class="([^"]*)" role="img" aria-label="([^"]*)" viewBox="0 0 (\d+) (\d+)">(.*)</svg>', re.S
+)
+
+
+def standalone(svg: str, legend: str = "") -> str:
+    """A chart as a file of its own, in light and dark: its title above, `legend` (another chart) below.
+
+    Raises ValueError for what `picture` did not draw.
+    """
+    kind, title, width, height, drawn = _parts(svg)
+    # A letter of the title is 7 units wide or less.
+    wide = max(width, 7 * len(title) + 12)
+    parts = [f'<text class="sure" x="6" y="16">{title}</text><g transform="translate(0 24)">{drawn}</g>']
+    high = height + 24
+    if legend:
+        *_, legend_width, legend_height, below = _parts(legend)
+        parts.append(f'<g transform="translate(0 {high + 8})">{below}</g>')
+        wide, high = max(wide, legend_width), high + 8 + legend_height
     style = STYLE.read_text(encoding="utf-8") + CSS.read_text(encoding="utf-8")
-    opening, rest = svg.split(">", 1)
-    named = opening.replace(
-        "<svg ",
-        '<svg xmlns="http://www.w3.org/2000/svg" style="background:var(--page);font-family:system-ui,sans-serif" ',
-        1,
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" style="background:var(--page);font-family:system-ui,sans-serif" '
+        f'class="{kind}" role="img" aria-label="{title}" viewBox="0 0 {wide} {high}">'
+        f"<style>{escape(style, quote=False)}</style>{''.join(parts)}</svg>"
     )
-    return f"{named}><style>{escape(style, quote=False)}</style>{rest}"
+
+
+def _parts(svg: str) -> tuple[str, str, int, int, str]:
+    found = _PICTURE.fullmatch(svg)
+    if not found:
+        raise ValueError(f"no chart of runners/charts.py: {svg[:80]}")
+    kind, title, width, height, drawn = found.groups()
+    return kind, title, int(width), int(height), drawn

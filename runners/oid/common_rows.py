@@ -9,8 +9,6 @@ import numpy as np
 from runners.oid.probe_files import Array, Epoch
 
 DENSE, ROUTED = "dense", "routed"
-MIN_SEQUENCES = 8
-"""Distinct validation samples below which neither an interval nor a surrogate says anything."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,10 @@ from runners.oid.probe_files import Array
 
 VARIES = 1e-10
 """Share of the largest component's variance below which a component is rounding."""
+AXES = 64
+"""Components of the whole in which those of a part of the rows are looked for: what they cost does not grow with the
+features, and up to so many features nothing is left out.
+"""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,12 @@ def reduce(values: Array, rank: int, kind: str) -> Reduced:
     powers, vectors = powers[kept], vectors[:, kept]
     components = centred @ vectors if narrow else vectors * np.sqrt(powers)
     return Reduced(components, powers / spread.sum())
+
+
+def reduced_to(values: Array, rank: int, kind: str) -> Array:
+    """Just `rank` components `[n, rank]` of `values [n, features]`; 0 throughout where fewer vary on these rows."""
+    components = reduce(values, rank, kind).components
+    return np.pad(components, ((0, 0), (0, rank - components.shape[1])))
 
 
 def halves(components: Array, rank: int) -> tuple[Array, Array]:

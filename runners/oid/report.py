@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
+from runners.digests import write_whole
 from runners.markup import document, table
-from runners.oid.charts import CSS, SOURCES, atom_map, course, expert_map, scale, short, standalone
+from runners.oid.charts import CSS, SOURCES, atom_map, course, expert_map, limit_of, scale, short, standalone
 from runners.oid.decomposition import ATOMS, SUMS, UNITS
 from runners.oid.estimate import SINGULAR, Result, Settings
 from runners.oid.experts import Pair, pairs_of, short_names
@@ -41,11 +42,6 @@ class Analysis:
     def unit(self) -> str:
         return UNITS[self.settings.kind]
 
-    def limit(self, names: Sequence[str]) -> float:
-        """The largest absolute value of `names` over all results; 1 where there is none."""
-        found = [abs(result.values[name].value) for result in self.results if result.values for name in names]
-        return max(found, default=0.0) or 1.0
-
     def of(self, target: str, epoch: int | None = None, pair: Pair | None = None) -> list[Result]:
         return [
             result
@@ -57,32 +53,37 @@ class Analysis:
 
 
 class Pictures:
-    """Draws charts once: into the page, and into files beside it."""
+    """Draws charts once: into the page, and into `files` beside it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self) -> None:
+        self.files: dict[str, str] = {}
 
-    def __call__(self, name: str, title: str, svg: str) -> str:
+    def __call__(self, name: str, title: str, svg: str, legend: str = "") -> str:
         if svg.startswith("<svg"):
-            (self.folder / f"{name}.svg").write_text(standalone(svg), encoding="utf-8")
+            self.files[f"{name}.svg"] = standalone(svg, legend)
         return f"<div><h4>{escape(title)}</h4>{svg}</div>"
 
 
-def write_report(folder: Path, analysis: Analysis) -> Path:
-    """Writes report.html and the pictures; returns the page's path."""
-    # Those of an earlier analysis, which may have been of other experts, must not stand beside these.
+def write_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Writes each of `files` whole; pictures of an earlier analysis that are not among them are deleted."""
+    for name, text in files.items():
+        write_whole(folder / name, text)
+    # They may be of other experts, and must not stand beside these.
     for old in (path for stem in ("epoch_", "course_", "target") for path in folder.glob(f"{stem}*.svg")):
-        old.unlink()
-    pictures = Pictures(folder)
+        if old.name not in files:
+            old.unlink()
+
+
+def report_files(analysis: Analysis) -> dict[str, str]:
+    """report.html and the pictures beside it, by name."""
+    pictures = Pictures()
     body = [_head(analysis)]
     for number, target in enumerate(analysis.targets):
         stem = f"target{number}_" if len(analysis.targets) > 1 else ""
         body.append(_target(analysis, target, stem, pictures))
     body.append(_tables(analysis))
-    path = folder / "report.html"
     style = CSS.read_text(encoding="utf-8")
-    path.write_text(document(f"Omega-ID: {analysis.probe}", "".join(body), style), encoding="utf-8")
-    return path
+    return {**pictures.files, "report.html": document(f"Omega-ID: {analysis.probe}", "".join(body), style)}
 
 
 def _names(analysis: Analysis) -> tuple[dict[str, str], str]:
@@ -111,28 +112,30 @@ def _head(analysis: Analysis) -> str:
 of information, and how the halves do. Its four sums over the halves, <b>Red</b>, <b>Un_i</b>, <b>Un_j</b> and
 <b>Syn</b>, say what i and j hold about the whole target, however it is parted. {escape(settings.redundancy)} is the
 redundancy; values are in <b>{analysis.unit}</b>. From each the mean of {settings.surrogates} surrogates is subtracted,
-in which whole samples' targets are shuffled; ± and bands are 95 % intervals (half-sampling), z is in deviations of the
-surrogates. Values whose interval leaves out 0 are bold; surrogates of an atom are no normal distribution, so that z = 2
-is no test at 5 %. A dashed frame marks a singular covariance.</p>"""
+in which whole samples' targets are shuffled; ± and bands are 95 % intervals (half-sampling, components found anew in
+each half), z is in deviations of the surrogates. Values whose interval leaves out 0 are bold; surrogates of an atom are
+no normal distribution, so that z = 2 is no test at 5 %. A dashed frame marks a singular covariance.</p>"""
 
 
 def _target(analysis: Analysis, target: str, stem: str, pictures: Pictures) -> str:
     names, _ = _names(analysis)
     unit = analysis.unit
-    sums, atoms = analysis.limit(["Red", "Syn"]), analysis.limit(ATOMS)
-    maps, lattices, courses, details = [], [], [], []
+    sums, atoms = limit_of(analysis.results, ["Red", "Syn"]), limit_of(analysis.results, ATOMS)
+    legends = [scale(limit, unit, 220) for limit in (sums, atoms)]
+    maps, lattices, courses, details = {}, [], [], []
     for epoch in analysis.epochs:
         results = analysis.of(target, epoch)
+        maps[epoch] = ""
         for name in ("Syn", "Red"):
             title = f"{name}, epoch {epoch} ({unit})"
             drawn = expert_map(results, name, names, sums, title)
-            maps.append(pictures(f"{stem}epoch_{epoch}_{name.lower()}", title, drawn))
+            maps[epoch] += pictures(f"{stem}epoch_{epoch}_{name.lower()}", title, drawn, legends[0])
         shown = []
         for result in results:
             first, second = names[result.first], names[result.second]
             title = f"i = {first}, j = {second}, epoch {epoch} ({unit})"
             file = f"{stem}epoch_{epoch}_atoms_{first}_{second}"
-            shown.append(pictures(file, title, atom_map(result, atoms, title)))
+            shown.append(pictures(file, title, atom_map(result, atoms, title), legends[1]))
         opened = " open" if epoch == analysis.epochs[-1] else ""
         lattices.append(
             f'<details{opened}><summary>Epoch {epoch}</summary><div class="many">{"".join(shown)}</div></details>'
@@ -153,12 +156,17 @@ def _target(analysis: Analysis, target: str, stem: str, pictures: Pictures) -> s
         ]
         summary = f"<summary>The 16 atoms of {escape(words)}</summary>"
         details.append(f'<details>{summary}<div class="wide">{"".join(single)}</div></details>')
+    *earlier, last = maps.values()
+    before = ""
+    if earlier:
+        words = f"Before: epochs {', '.join(map(str, analysis.epochs[:-1]))}"
+        before = f'<details><summary>{words}</summary><div class="maps">{"".join(earlier)}</div></details>'
     letters = ", ".join(f"{letter}: {word}" for letter, word in HALVES.items())
     return f"""<h2>About <code>{escape(target)}</code></h2>
-<h3>Synergy and redundancy of all pairs</h3>{scale(sums, unit)}<div class="maps">{"".join(maps)}</div>
 <h3>Course over epochs</h3><div class="wide">{"".join(courses)}</div>
 <p>Atoms are named by source and target: r redundant, x only i, y only j, s synergistic; in the target {letters}.</p>
 {"".join(details)}
+<h3>Synergy and redundancy of all pairs</h3>{scale(sums, unit)}<div class="maps">{last}</div>{before}
 <h3>Atoms of each pair</h3>{scale(atoms, unit)}{"".join(lattices)}"""
 
 

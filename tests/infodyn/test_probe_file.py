@@ -37,6 +37,11 @@ def content(rows: int = 4) -> dict[str, Any]:
     }
 
 
+def rows(**changes: Any) -> dict[str, Any]:
+    routed = {"experts": torch.zeros(4, 2, dtype=torch.int64)}
+    return {"sample": torch.arange(4), "token": torch.zeros(4, dtype=torch.int64), "routed_experts": routed, **changes}
+
+
 def test_written_and_read(tmp_path: Path) -> None:
     path = probe_path(tmp_path / "runs" / "r", "p", 3)
     assert path == tmp_path / "runs" / "r" / "probes" / "p" / "epoch_3.pt.gz"
@@ -97,6 +102,17 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
             read_probe_file(path)
 
 
+def test_reading_unpacks_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch goes back and forth in what it loads; on a gzip file each step back unpacks all before it again."""
+    path = tmp_path / "epoch_0.pt.gz"
+    write_probe_file(path, {**content(), "metadata": {**content()["metadata"], "rows": rows()}})
+    rewound: list[object] = []
+    monkeypatch.setattr(gzip.GzipFile, "rewind", rewound.append)
+    monkeypatch.setattr(gzip._GzipReader, "_rewind", rewound.append)  # type: ignore[attr-defined]
+    assert read_probe_file(path)["metadata"]["rows"].keys() == rows().keys()
+    assert rewound == []
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -108,8 +124,25 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
             lambda each: each["metadata"].update(
                 rows={"sample": torch.arange(4), "token": torch.arange(2), "routed_experts": {}}
             ),
-            r"another number of rows for \['token'\]",
+            r"metadata\['rows'\]: token is \[2\], not \[4\]",
         ),
+        (lambda each: each["metadata"].update(epoch="3"), r"metadata\['epoch'\] is '3'"),
+        (lambda each: each["metadata"].update(dataset_name=None), r"metadata\['dataset_name'\] is None"),
+        (lambda each: each["metadata"].update(expert_activation_counts=[1, 2]), "expert_activation_counts"),
+        (lambda each: each["metadata"].update(expert_activation_counts={"e": [1]}), "expert_activation_counts"),
+        (lambda each: each["metadata"].update(expert_activation_counts={"e": {0: None}}), "expert_activation_counts"),
+        (lambda each: each["metadata"].update(rows=[1]), r"metadata\['rows'\] is a list, not a dictionary"),
+        (lambda each: each["metadata"].update(rows={"seed": 0}), r"\['sample', 'token', 'routed_experts'\] missing"),
+        (lambda each: each["metadata"].update(rows=rows(sample=[0, 1, 2, 3])), r"sample is list, not \[4\]"),
+        (lambda each: each["metadata"].update(rows=rows(sample=torch.ones(4))), "sample is torch.float32"),
+        (lambda each: each["metadata"].update(rows=rows(sample=torch.tensor([0, 2, 1, 3]))), "sample does not rise"),
+        (lambda each: each["metadata"].update(rows=rows(routed_experts=[])), "'routed_experts'. must be"),
+        (
+            lambda each: each["metadata"].update(rows=rows(routed_experts={"e": torch.zeros(4, dtype=torch.int64)})),
+            r"e is \[4\], not \[4, k\]",
+        ),
+        (lambda each: each["source_activations"].update(a=torch.ones(4, 2, dtype=torch.complex64)), "a is torch.comp"),
+        (lambda each: each["target_activations"].update(c=torch.ones(4, 1, dtype=torch.int64)), "c is torch.int64"),
     ],
 )
 def test_another_content_is_refused_on_both_ways(tmp_path: Path, change: Any, told: str) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from runners.oid.decomposition import NAMES
-from runners.oid.estimate import Settings, estimate, half_of, shuffled
-from runners.oid.reduction import halves, reduce, smallest_eigenvalue
+from runners.oid.estimate import Settings, _values, estimate, half_of, shuffled
+from runners.oid.reduction import AXES, halves, reduce, reduced_to, smallest_eigenvalue
 from tests.oid.oid_runs import task
 
 FEW = Settings(rank=1, surrogates=10)
@@ -20,9 +20,19 @@ def test_surrogates_keep_the_rows_of_a_sample_together() -> None:
     samples = np.repeat([3, 5, 8, 9], [4, 4, 2, 5])
     order = shuffled(samples, np.random.default_rng(0))
     assert sorted(order) == list(range(15))
-    together = sum(after == before + 1 for before, after in zip(order, np.roll(order, -1), strict=True))
-    assert together >= 15 - 4
-    assert list(order) != list(range(15))
+    blocks = np.split(order, np.flatnonzero(np.diff(samples[order])) + 1)
+    assert len(blocks) == 4
+    for block in blocks:
+        turned = np.roll(block, -int(block.argmin()))
+        assert turned.tolist() == list(range(block.min(), block.max() + 1))
+
+
+def test_surrogates_leave_no_place_in_a_sample_where_it_was() -> None:
+    samples, place = np.repeat(np.arange(4000), 4), np.tile(np.arange(4), 4000)
+    met = np.zeros((4, 4))
+    np.add.at(met, (place, place[shuffled(samples, np.random.default_rng(0))]), 1)
+    # Each of the four places meets each in a quarter of the samples; the deviation of the share is 0.007.
+    np.testing.assert_allclose(met / 4000, 0.25, atol=0.035)
 
 
 def test_halves_hold_whole_samples() -> None:
@@ -103,12 +113,12 @@ def test_smallest_eigenvalue_of_two_correlated_variables() -> None:
     ("change", "words"),
     [
         ({"min_samples": 301}, r"too few common samples: 300 \(dense evaluation\), 301 are asked for"),
-        ({"rank": 40}, r"too few common samples: 300 .* 320 are asked for"),
+        ({"rank": 19}, r"too few samples: the 300 rows are of 300, rank 19 needs 304: take a lower --rank"),
     ],
 )
 def test_too_few_rows_are_reported(change: dict[str, int], words: str) -> None:
     rng = np.random.default_rng(0)
-    result = estimate(task(*(rng.standard_normal((300, 4)) for _ in range(3))), replace(FEW, **change))
+    result = estimate(task(*(rng.standard_normal((300, 40)) for _ in range(3))), replace(FEW, **change))
     assert result.values == {}
     assert result.rows == 300
     assert re.search(words, result.problem)
@@ -118,7 +128,45 @@ def test_many_rows_of_few_samples_are_reported() -> None:
     rng = np.random.default_rng(0)
     noise = [rng.standard_normal((300, 4)) for _ in range(3)]
     result = estimate(task(*noise, np.arange(300) // 60), FEW)
-    assert "the 300 rows are of 5" in result.problem
+    assert "the 300 rows are of 5, rank 1 needs 16" in result.problem
+
+
+@pytest.mark.parametrize(("rank", "computed"), [(2, True), (3, False)])
+def test_what_a_rank_needs_are_samples_and_not_rows(rank: int, computed: bool) -> None:
+    rng = np.random.default_rng(0)
+    noise = [rng.standard_normal((32, 8))[np.arange(320) // 10] + rng.standard_normal((320, 8)) for _ in range(3)]
+    assert bool(estimate(task(*noise, np.arange(320) // 10), replace(FEW, rank=rank)).values) is computed
+    # A rank that the features do not have is not asked for.
+    few = [values[:, :4] for values in noise]
+    assert estimate(task(*few, np.arange(320) // 10), replace(FEW, rank=9)).rank == 2
+
+
+def test_few_samples_widen_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    raw, null = rng.standard_normal(21), rng.standard_normal((50, 21))
+    many, few = (_values(raw, null, null + raw, null, sequences)["Syn"] for sequences in (1000, 16))
+    # Student's t at 0.975 with 15 and 49 degrees.
+    assert (few.high - few.low) / (many.high - many.low) == pytest.approx(2.13145 / 2.00958, abs=1e-5)
+
+
+def test_the_interval_is_of_the_deviation_of_halves_from_the_whole() -> None:
+    """By hand, for halves that all lie 3 above the whole when chance (1 in halves, 0.5 in the whole) is taken off."""
+    null = np.tile([[0.4], [0.6]], (25, 21))
+    parted = np.full((50, 21), 2.0 - 0.5 + 1 + 3)
+    value = _values(np.full(21, 2.0), null, parted, np.ones((50, 21)), 1000)["Syn"]
+    deviation = 0.1 * np.sqrt(50 / 49)
+    assert (value.value, value.null_sd) == (pytest.approx(1.5), pytest.approx(deviation))
+    assert value.high - value.value == pytest.approx(2.00958 * np.sqrt(9 + deviation**2 / 50), rel=1e-5)
+
+
+def test_components_of_a_part_are_looked_for_in_those_of_the_whole() -> None:
+    """Up to AXES features that is all there is: halves reduced from features and from components are the same."""
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal((200, AXES)) * np.geomspace(3, 0.1, AXES)
+    half = half_of(np.arange(200), rng)
+    turned = reduced_to(reduce(values, AXES, "gaussian").components[half], 4, "gaussian")
+    np.testing.assert_allclose(np.abs(turned), np.abs(reduced_to(values[half], 4, "gaussian")), atol=1e-9)
+    assert reduced_to(np.ones((10, 3)), 2, "gaussian").tolist() == [[0, 0]] * 10
 
 
 def test_what_is_constant_is_named() -> None:

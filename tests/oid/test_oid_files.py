@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from runners.oid import analysis
+from runners.oid.analysis import Choice, analyse, survey
 from runners.oid.common_rows import CommonRows, common_rows
-from runners.oid.probe_files import Unreadable, files_of, probes_in, read
+from runners.oid.estimate import Settings
+from runners.oid.probe_files import Epoch, Unreadable, files_of, probes_in, read
 from tests.oid.oid_runs import EXPERTS, TARGET, content, write
 
 
@@ -68,6 +74,58 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(Unreadable, match=r"epoch_0\.pt\.gz cannot be read"):
         read(path)
+
+
+def _sample(values: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda made: made["metadata"]["rows"].update(sample=values)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda made: made["metadata"].update(rows={"seed": 0}),
+        lambda made: made["metadata"].update(rows=[1]),
+        _sample(list(range(30))),
+        _sample(torch.arange(30) % 7),
+        lambda made: made["metadata"]["rows"].update(routed_experts={EXPERTS: torch.zeros(30, dtype=torch.int64)}),
+        lambda made: made["metadata"].update(expert_activation_counts=[1, 2]),
+        lambda made: made["metadata"].update(expert_activation_counts={EXPERTS: [1, 2, 3, 4]}),
+        lambda made: made["metadata"].update(expert_activation_counts={EXPERTS: {0: None}}),
+        lambda made: made["target_activations"].update({TARGET: torch.ones(30, 3, dtype=torch.complex64)}),
+    ],
+)
+def test_a_foreign_content_is_named_and_passed_over(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    write(tmp_path, content(0, rows=30))
+    made = content(1, rows=30)
+    change(made)
+    path = tmp_path / "probes" / "moe" / "epoch_1.pt.gz"
+    with gzip.open(path, "wb") as file:
+        torch.save(made, file)
+    found = survey(tmp_path, "moe", Choice())
+    assert [each.name for each in found.files] == ["epoch_0.pt.gz"]
+    assert len(found.skipped) == 1
+    assert found.skipped[0].startswith(f"{path} is no probe's file: ")
+
+
+def test_a_file_is_read_once_unless_the_run_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+
+    def noting(path: Path) -> Epoch:
+        taken.append(path.name)
+        return read(path)
+
+    for epoch in (0, 1):
+        write(tmp_path, content(epoch))
+    monkeypatch.setattr(analysis, "read", noting)
+    settings = Settings(1, surrogates=10)
+    names = ["epoch_0.pt.gz", "epoch_1.pt.gz"]
+    kept = analyse(tmp_path, "moe", Choice(experts=2), settings)
+    assert taken == names
+    # Four experts and the target, 300 rows of 3 float32: one epoch is within.
+    monkeypatch.setattr(analysis, "KEPT", 5 * 300 * 3 * 4)
+    again = analyse(tmp_path, "moe", Choice(experts=2), settings)
+    assert taken == [*names, *names, names[1]]
+    assert again.results == kept.results
 
 
 def test_common_rows_say_how_they_are_common(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from runners.oid.estimate import Result, Settings, estimate
 from tests.oid.gaussian_atoms import atoms_of, sums_of
 from tests.oid.oid_runs import task
 
-ROWS = 1500
+ROWS, DRAWS = 1500, 16
 
 
 def inside(result: Result, expected: dict[str, float]) -> None:
@@ -32,6 +34,15 @@ def mixed(loadings: Any, noise: Any) -> Any:
     return loadings @ loadings.T + np.diag(np.square(np.asarray(noise, float)))
 
 
+def on_axes(covariance: Any, sizes: Sequence[int]) -> Any:
+    """The same system with each of its parts in `sizes` on the principal axes of that part, by falling variance."""
+    turned = np.zeros_like(covariance)
+    ends = np.cumsum([0, *sizes])
+    for start, end in pairwise(ends):
+        turned[start:end, start:end] = np.linalg.eigh(covariance[start:end, start:end])[1][:, ::-1]
+    return turned.T @ covariance @ turned
+
+
 # Rows: x, y, two target variables; columns: independent causes.
 SYSTEMS = {
     "redundancy": mixed([[1], [1], [1], [2]], [0.01, 0.01, 1, 1]),
@@ -45,22 +56,28 @@ LARGEST = {"redundancy": "Red", "unique to i": "Un_i", "unique to j": "Un_j", "s
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_intervals_hold_the_closed_form_as_often_as_they_say(name: str) -> None:
-    expected = sums_of(SYSTEMS[name], (1, 1, 1, 1))
-    covered = dict.fromkeys(expected, 0)
-    for seed in range(20):
+    covariance = on_axes(SYSTEMS[name], (1, 1, 2))
+    by_atom = atoms_of(covariance, (1, 1, 1, 1))
+    sums = sums_of(covariance, (1, 1, 1, 1))
+    expected = dict(zip(NAMES, [*by_atom.ravel(), *sums.values(), by_atom.sum()], strict=True))
+    covered = dict.fromkeys(NAMES, 0)
+    for seed in range(DRAWS):
         values = drawn(SYSTEMS[name], seed, 400)
-        result = estimate(task(values[:, :1], values[:, 1:2], values[:, 2:], order=seed), Settings(1, surrogates=20))
-        found = {each: result.values[each] for each in SUMS}
-        for each, value in found.items():
+        result = estimate(task(values[:, :1], values[:, 1:2], values[:, 2:], order=seed), Settings(1, surrogates=15))
+        for each, value in result.values.items():
             covered[each] += value.low <= expected[each] <= value.high
+        found = {each: result.values[each] for each in SUMS}
         if name in LARGEST:
             largest = found.pop(LARGEST[name])
             assert largest.low > 0
             assert largest.z is not None
             assert largest.z > 10
             assert largest.value > 5 * sum(value.value for value in found.values())
-    # Of 20 at 95 %, fewer than 16 come once in 400 times.
-    assert min(covered.values()) >= 16, covered
+    # Of 16 at 95 %, fewer than 12 come once in 1000 times. Two sources that nearly tie are the exception: which is the
+    # minimum changes with the axes found, and an atom that is a minimum of all four comes out too low.
+    least = {**dict.fromkeys(NAMES, 12), "rtr": 8} if name == "a mixture" else dict.fromkeys(NAMES, 12)
+    assert {each: count for each, count in covered.items() if count < least[each]} == {}
+    assert sum(covered.values()) >= 0.92 * DRAWS * len(NAMES)
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -83,6 +100,23 @@ def test_independent_noise_is_zero_in_all_atoms(features: int) -> None:
     result = estimate(task(*noise), Settings(rank=4, surrogates=25))
     inside(result, dict.fromkeys(NAMES, 0.0))
     assert result.values["total"].raw > 5 * abs(result.values["total"].value)
+
+
+def test_what_tokens_tell_by_their_place_is_information() -> None:
+    """Four tokens in every sample, each with a mean of its own: every surrogate must lose it."""
+    rng = np.random.default_rng(0)
+    place = np.tile(np.arange(4), 256)
+    means = [rng.standard_normal((4, 8)) for _ in range(3)]
+    first, second, target = (each[place] + 0.5 * rng.standard_normal((1024, 8)) for each in means)
+    result = estimate(task(first, second, target, np.repeat(np.arange(256), 4)), Settings(rank=4, surrogates=25))
+    centred = [each - each.mean(axis=0) for each in means]
+    joined = np.concatenate(centred, axis=1)
+    covariance = on_axes(joined.T @ joined / 4 + 0.25 * np.eye(24), (8, 8, 8))
+    # The means lie on three axes; which of the others is taken as the fourth makes no difference, all are noise.
+    kept = [*range(4), *range(8, 12), *(16 + np.array([0, 3, 4, 7])), *(16 + np.array([1, 2, 5, 6]))]
+    inside(result, sums_of(covariance[np.ix_(kept, kept)], (4,) * 4))
+    assert result.values["Red"].low > 1.5
+    assert result.values["total"].null_mean < 0.1
 
 
 def bits(rng: np.random.Generator, share: float = 0.5) -> Any:

@@ -6,14 +6,24 @@ import csv
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+import torch
 
 from runners import analyze_oid
-from runners.oid.decomposition import NAMES
-from tests.oid.oid_runs import EXPERTS, TARGET, content, write
+from runners.oid import estimate as estimating
+from runners.oid import report as reporting
+from runners.oid.charts import limit_of
+from runners.oid.decomposition import NAMES, SUMS
+from runners.oid.estimate import Result, Settings, Value, estimate
+from runners.oid.table import csv_text, read_csv
+from tests.oid.gaussian_atoms import atoms_of
+from tests.oid.oid_runs import EXPERTS, TARGET, content, task, write
+from tests.oid.test_oid_known_systems import on_axes
 from tests.pages import Reader, check_drawn, check_whole, needs_chromium
 
 QUICK = ["--surrogates", "10", "--rank", "1", "--jobs", "1"]
@@ -80,8 +90,113 @@ def test_the_page_is_whole_and_every_picture_is_a_file(analysed: Path) -> None:
     for name in files:
         drawing = ElementTree.parse(folder / name).getroot()
         assert drawing.tag == "{http://www.w3.org/2000/svg}svg"
+        said = [text.text for text in drawing.iter("{http://www.w3.org/2000/svg}text")]
+        # A file stands alone: its title is the first of its texts, and a map brings scale and unit.
+        assert said[0] == drawing.get("aria-label")
+        assert ("nats, surrogates subtracted" in said) == name.startswith("epoch_")
+        assert name.startswith("course_") or said[0].endswith(" (nats)")
     rows = {row["atom"]: row for row in rows_of(folder / "atoms.csv") if row["epoch"] == "10"}
     assert f"{float(rows['Syn']['value']):+.3f}" in (folder / "epoch_10_syn.svg").read_text(encoding="utf-8")
+
+
+def test_courses_come_first_and_earlier_epochs_are_folded(analysed: Path) -> None:
+    page = (analysed / "oid_plots" / "moe" / "report.html").read_text(encoding="utf-8")
+    courses, maps, atoms = (page.index(f"<h3>{words}") for words in ("Course over", "Synergy and", "Atoms of each"))
+    assert courses < maps < atoms
+    shown, folded = page[maps:atoms].split("<details><summary>Before: epochs 1, 2</summary>")
+    assert [shown.count(f"epoch {epoch} (nats)</h4>") for epoch in (1, 2, 10)] == [0, 0, 2]
+    assert [folded.count(f"epoch {epoch} (nats)</h4>") for epoch in (1, 2, 10)] == [2, 2, 0]
+
+
+def test_a_singular_pair_does_not_pale_the_others() -> None:
+    def result(value: float, singular: bool) -> Result:
+        return Result(0, "a", "b", "t", singular=singular, values={"Syn": Value(value, 0, 1, value, None, 0, 1)})
+
+    assert limit_of([result(-2, False), result(50, True)], ["Syn"]) == 2
+    assert limit_of([result(50, True)], ["Syn"]) == 50
+    assert limit_of([Result(0, "a", "b", "t", problem="none")], ["Syn"]) == 1
+
+
+def test_the_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    noise = [rng.standard_normal((300, 4)) for _ in range(3)]
+    settings = Settings(1, surrogates=10)
+    written = [estimate(task(*noise), settings), estimate(task(*noise), replace(settings, min_samples=301))]
+    written[1] = replace(written[1], epoch=1)
+    (tmp_path / "atoms.csv").write_text(csv_text(written, settings), encoding="utf-8")
+    # NaN is no equal of itself, its words are.
+    assert repr(read_csv(tmp_path / "atoms.csv")) == repr(written)
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("analyse", "interrupted: nothing was written for moe"),
+        ("report", "interrupted: nothing was written for moe"),
+        ("write", "may hold files of two analyses, each whole: run it again"),
+    ],
+)
+def test_an_interruption_says_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str, words: str
+) -> None:
+    write(tmp_path, content(0))
+    folder = tmp_path / "oid_plots" / "moe"
+    folder.mkdir(parents=True)
+    for name in ("atoms.csv", "report.html", "epoch_9_syn.svg"):
+        (folder / name).write_text("of before")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    module, name = {
+        "analyse": (estimating, "estimate"),
+        "report": (reporting, "document"),
+        "write": (Path, "replace"),
+    }[where]
+    monkeypatch.setattr(module, name, stop)
+    assert analyze_oid.main(["--run-dir", str(tmp_path), "--top-n-experts", "2", *QUICK]) == 130
+    assert words in capsys.readouterr().err
+    for name in ("atoms.csv", "report.html", "epoch_9_syn.svg"):
+        assert (folder / name).read_text() == "of before"
+
+
+def test_intervals_of_a_run_at_the_default_rank(tmp_path: Path) -> None:
+    """64 features, rank 4: each epoch is a draw of one system with a closed form, which 95 % of intervals should hold.
+
+    Four of six causes of a source are kept, the fourth and the fifth of alike strength: which axes are found varies.
+    """
+    rng = np.random.default_rng(3)
+    strengths = np.array([5.0, 4.2, 3.5, 2.9, 2.6, 1.2])
+    ways = [np.linalg.qr(rng.standard_normal((64, 8)))[0].T for _ in range(3)]
+    x = np.concatenate([np.eye(6), np.zeros((6, 6))]) * strengths
+    y = np.concatenate([0.4 * np.eye(6), np.sqrt(1 - 0.16) * np.eye(6)]) * strengths
+    t = np.concatenate([np.eye(6, 8), 0.7 * np.eye(6, 8, 1)]) * np.geomspace(4, 2.2, 8)
+    loadings = [np.pad(x, ((0, 0), (0, 2))) @ ways[0], np.pad(y, ((0, 0), (0, 2))) @ ways[1], t @ ways[2]]
+    joined = np.concatenate(loadings, axis=1)
+    covariance = on_axes(joined.T @ joined + 0.25 * np.eye(192), (64, 64, 64))
+    kept = [*range(4), *range(64, 68), *(128 + np.array([0, 3, 4, 7])), *(128 + np.array([1, 2, 5, 6]))]
+    by_atom = atoms_of(covariance[np.ix_(kept, kept)], (4,) * 4)
+    expected = dict(zip(NAMES, [*by_atom.ravel(), *by_atom.sum(axis=1), by_atom.sum()], strict=True))
+    for epoch in range(8):
+        causes = rng.standard_normal((1000, 12))
+        held = [
+            torch.tensor(causes @ each + 0.5 * rng.standard_normal((1000, 64)), dtype=torch.float32)
+            for each in loadings
+        ]
+        made = content(epoch, rows=1000, experts=2)
+        made["source_activations"] = dict(zip(made["source_activations"], held[:2], strict=True))
+        made["target_activations"] = {TARGET: held[2]}
+        write(tmp_path, made)
+    assert analyze_oid.main(["--run-dir", str(tmp_path), "--surrogates", "20", "--jobs", "1"]) == 0
+    results = read_csv(tmp_path / "oid_plots" / "moe" / "atoms.csv")
+    assert [result.rank for result in results] == [4] * 8
+    held_by = {
+        name: sum(result.values[name].low <= number <= result.values[name].high for result in results)
+        for name, number in expected.items()
+    }
+    # Of 8 at 95 %, fewer than 6 come once in 170 times.
+    assert min(held_by[name] for name in (*SUMS, "total")) >= 6, held_by
+    assert sum(held_by.values()) >= 0.9 * 8 * len(NAMES), held_by
 
 
 @needs_chromium

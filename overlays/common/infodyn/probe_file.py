@@ -28,6 +28,7 @@ A gzip of what ``torch.save`` writes; ``torch.load(gzip.open(path), weights_only
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import re
 import zlib
@@ -49,7 +50,8 @@ METADATA = (
     "expert_activation_counts",
 )
 _PARTS = ("metadata", "source_activations", "target_activations", "labels")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_ROWS = ("sample", "token", "routed_experts")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.%-]*")
 _FILE = re.compile(r"epoch_(\d+)\.pt\.gz")
 
 
@@ -125,8 +127,9 @@ def read_probe_file(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ProbeFileError(f"{path}: there is no such file")
     try:
-        with gzip.open(path) as packed:
-            content = torch.load(packed, map_location="cpu", weights_only=True)
+        # Unpacked first: torch looks about in the file, and each step back would unpack it from the beginning.
+        unpacked = io.BytesIO(gzip.decompress(path.read_bytes()))
+        content = torch.load(unpacked, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ProbeFileError(
             f"{path} cannot be read, it is damaged or no probe's file ({type(error).__name__}: {error}); "
@@ -154,18 +157,50 @@ def _problem(content: Any) -> str | None:
     missing = [key for key in METADATA if key not in metadata]
     if missing:
         return f"{missing} missing in 'metadata'"
+    right = {key: isinstance(metadata[key], str) for key in ("probe_name", "dataset_name")}
+    right["epoch"] = _is_int(metadata["epoch"])
+    if wrong := [key for key, fits in right.items() if not fits]:
+        return f"metadata[{wrong[0]!r}] is {metadata[wrong[0]]!r}"
+    counts = metadata["expert_activation_counts"]
+    if not isinstance(counts, Mapping) or not all(
+        isinstance(each, Mapping) and all(map(_is_int, each.values())) for each in counts.values()
+    ):
+        return "metadata['expert_activation_counts'] must be {experts' path: {expert: count}}"
     for side in ("source", "target"):
         named, kept = metadata[f"{side}_modules"], content[f"{side}_activations"]
         if not isinstance(kept, Mapping) or not isinstance(named, list) or set(kept) != set(named):
             return f"'{side}_activations' are not those of metadata['{side}_modules']"
         for name, values in kept.items():
             if not isinstance(values, Tensor) or values.ndim != 2 or len(values) != len(labels):
-                shape = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
-                return f"{side} {name} is {shape}, not [{len(labels)}, features]"
-    rows = metadata.get("rows")
-    if rows is not None:
-        kept = {"sample": rows["sample"], "token": rows["token"], **rows["routed_experts"]}
-        wrong = [name for name, values in kept.items() if len(values) != len(labels)]
-        if wrong:
-            return f"metadata['rows'] has another number of rows for {wrong}"
+                return f"{side} {name} is {_shape(values)}, not [{len(labels)}, features]"
+            if not values.is_floating_point():
+                return f"{side} {name} is {values.dtype}, not floating point"
+    return _problem_of_rows(metadata["rows"], len(labels)) if metadata.get("rows") is not None else None
+
+
+def _problem_of_rows(rows: Any, number: int) -> str | None:
+    if not isinstance(rows, Mapping):
+        return f"metadata['rows'] is a {type(rows).__name__}, not a dictionary"
+    missing = [key for key in _ROWS if key not in rows]
+    if missing:
+        return f"{missing} missing in metadata['rows']"
+    if not isinstance(rows["routed_experts"], Mapping):
+        return "metadata['rows']['routed_experts'] must be {experts' path: tensor}"
+    for ndim, kept in ((1, {key: rows[key] for key in ("sample", "token")}), (2, rows["routed_experts"])):
+        for name, values in kept.items():
+            if not isinstance(values, Tensor) or values.ndim != ndim or len(values) != number:
+                wanted = f"[{number}]" if ndim == 1 else f"[{number}, k]"
+                return f"metadata['rows']: {name} is {_shape(values)}, not {wanted}"
+            if values.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+                return f"metadata['rows']: {name} is {values.dtype}, not whole numbers"
+    if bool((rows["sample"].diff() < 0).any()):
+        return "metadata['rows']: sample does not rise"
     return None
+
+
+def _shape(values: Any) -> str:
+    return str(list(values.shape)) if isinstance(values, Tensor) else type(values).__name__
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

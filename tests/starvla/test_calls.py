@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from in_process import untrained
 from PIL import Image
-from test_closed_loop import forget
 from toy import Toy
 
-from bench.closed_loop_policy import EXECUTE, HORIZON, WIDTH, build, configuration
+from bench.closed_loop_policy import EXECUTE, HORIZON, WIDTH
 from tests.standins.starvla_project import StarVLAProject
 
 ACTION, STATE = 3, 4
@@ -21,17 +20,9 @@ ACTION, STATE = 3, 4
 
 @pytest.fixture(scope="module")
 def policy(project: StarVLAProject, toy: Toy) -> Iterator[Any]:
-    """Untrained, with guidance and feedback tokens, and a predictor that expects something."""
-    forget()
-    sys.path.insert(0, str(project.patched))
-    try:
-        torch.manual_seed(0)
-        made = build(configuration(toy.model, "feedback", {"guidance": {"enabled": True}})).eval()
-        torch.nn.init.normal_(made.world_predictor.change[-1].weight, std=0.05)
+    """With guidance and feedback tokens."""
+    with untrained(project, toy, "feedback", {"guidance": {"enabled": True}}) as made:
         yield made
-    finally:
-        sys.path.remove(str(project.patched))
-        forget()
 
 
 def example(seed: int = 0, **changes: object) -> dict[str, Any]:

@@ -4,7 +4,6 @@ it reads of surprises from the logs.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -15,38 +14,24 @@ pytest.importorskip("mujoco")
 
 import numpy as np
 import torch
+from in_process import untrained
 from toy import Toy
 
 from bench.closed_loop import surprises
-from bench.closed_loop_policy import EXECUTE, STATE_SCALE, FrameworkPolicy, build, configuration
+from bench.closed_loop_policy import EXECUTE, STATE_SCALE, FrameworkPolicy
 from runners.reach_world.evaluate import WORLDS, run_episode
 from runners.reach_world.record import example_of
 from runners.reach_world.world import ReachWorld
 from tests.standins.starvla_project import StarVLAProject
 
-OURS = ("starVLA", "deployment")
 FLOOR = 0.1
-
-
-def forget() -> None:
-    """Takes the tree's modules out: other trees have them under the same names."""
-    for name in [name for name in sys.modules if name.startswith(OURS)]:
-        del sys.modules[name]
 
 
 @pytest.fixture(scope="module")
 def framework(project: StarVLAProject, toy: Toy) -> Iterator[Any]:
-    """Untrained, with an anchor and a predictor that expects something."""
-    forget()
-    sys.path.insert(0, str(project.patched))
-    try:
-        torch.manual_seed(0)
-        made = build(configuration(toy.model, "anchor", {"replan": {"floor": FLOOR}})).eval()
-        torch.nn.init.normal_(made.world_predictor.change[-1].weight, std=0.05)
+    """With an anchor."""
+    with untrained(project, toy, "anchor", {"replan": {"floor": FLOOR}}) as made:
         yield made
-    finally:
-        sys.path.remove(str(project.patched))
-        forget()
 
 
 class Asked:

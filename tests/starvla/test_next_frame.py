@@ -69,11 +69,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(folder: Path, **options: Any) -> Path:
+    path = list(sys.path)
     sys.path.append(str(STANDIN))
     try:
         return importlib.import_module("toy_world.write").write_dataset(folder, episodes=3, length=12, **options)
     finally:
-        sys.path.remove(str(STANDIN))
+        # Not `remove`, which takes the first: the stand-in may stand in front already.
+        sys.path[:] = path
 
 
 def data_set(lerobot: SimpleNamespace, folder: Path, **settings: Any) -> Any:

@@ -32,7 +32,7 @@ class BatchRows:
         self.picked = [(row, number) for row, number in enumerate(numbers) if number in chosen and number is not None]
         self.seen: set[str] = set()
         self._selections: dict[int, Selection] = {}
-        self._weights: dict[tuple[int, torch.device], Tensor] = {}
+        self._weights: dict[tuple[int, torch.device, int], Tensor] = {}
 
     def selection(self, tokens: int, path: str) -> Selection:
         """The subset's rows for modules of ``tokens`` tokens a sample."""
@@ -40,14 +40,16 @@ class BatchRows:
             self._selections[tokens] = self._select(tokens, path)
         return self._selections[tokens]
 
-    def weights(self, tokens: int, device: torch.device, path: str) -> Tensor:
-        """``[B * T]`` int64, 1 for a token that counts: no padding, in a sample that is not there again."""
-        key = (tokens, device)
+    def weights(self, tokens: int, device: torch.device, path: str, each: int) -> Tensor:
+        """``[B * T * each]`` int64, ``each`` times 1 for a token that counts: no padding, in a sample that is not there
+        again.
+        """
+        key = (tokens, device, each)
         if key not in self._weights:
             mask = self._mask(tokens, path)
             real = torch.tensor([number is not None for number in self.numbers], device=device)[:, None]
             kept = real.expand(-1, tokens) if mask is None else (mask.to(device) != 0) & real
-            self._weights[key] = kept.reshape(-1).long()
+            self._weights[key] = kept.reshape(-1).long().repeat_interleave(each)
         return self._weights[key]
 
     def _mask(self, tokens: int, path: str) -> Tensor | None:

@@ -128,8 +128,8 @@ class Watch:
     def counts(self) -> dict[str, list[int]]:
         """How often each expert was active on this rank, by the experts' path, in the order of their indices."""
         number = {layer.experts: len(layer.names) for layer in self._layers}
-        nothing = torch.zeros(max(number.values(), default=0), dtype=torch.int64)
-        return {path: self._counts.get(path, nothing)[:n].tolist() for path, n in number.items()}
+        nothing = torch.zeros(max(number.values(), default=0) + 1, dtype=torch.int64)
+        return {path: self._counts.get(path, nothing)[1 : n + 1].tolist() for path, n in number.items()}
 
     def _current(self, module: nn.Module, path: str) -> BatchRows | None:
         if self._alone:
@@ -207,12 +207,13 @@ class Watch:
         tokens = self.shapes.tokens_of(batch.facts, shape, layer.router or path)
         if path not in self._counts:
             with torch.inference_mode(False):
-                self._counts[path] = torch.zeros(number + 1, dtype=torch.int64, device=indices.device)
-        # The last place is for choices of no expert: dropped tokens, and padding that some backends choose.
-        none = (indices < 0) | (indices >= number)
-        weights = batch.weights(tokens, indices.device, path)[:, None].expand_as(indices)
-        self._counts[path].index_add_(0, indices.masked_fill(none, number).reshape(-1), weights.reshape(-1))
-        self._keep(batch, self.routed[path], path + " (routing)", indices.masked_fill(none, -1), tokens)
+                self._counts[path] = torch.zeros(number + 2, dtype=torch.int64, device=indices.device)
+        # First and last place are for choices of no expert: dropped tokens, and padding that some backends choose.
+        places = (indices.clamp(-1, number) + 1).reshape(-1)
+        self._counts[path].index_add_(0, places, batch.weights(tokens, indices.device, path, indices.shape[-1]))
+        if batch.picked:
+            indices = indices.masked_fill((indices < 0) | (indices >= number), -1)
+        self._keep(batch, self.routed[path], path + " (routing)", indices, tokens)
         return tokens
 
     @torch.no_grad()

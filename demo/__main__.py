@@ -21,7 +21,8 @@ from typing import Any
 
 from demo import infodyn, infodyn_chapter, openvla, openvla_chapter, starvla, starvla_chapter
 from demo.report import failed, page, pending
-from demo.runs import Run, RunFailed, all_runs, fell, new_files, state_of, train, write_config, write_whole
+from demo.runs import Run, RunFailed, all_runs, fell, new_files, state_of, train, write_config
+from runners.digests import write_whole
 
 NAME = "LLaMA-Factory"
 CHECKOUT = Path("upstreams") / NAME

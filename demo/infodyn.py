@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +13,9 @@ from typing import Any
 
 from demo.infodyn_off import compare
 from demo.openvla import of_json
-from demo.runs import RunFailed, write_whole
+from demo.runs import RunFailed, logged
 from demo.trees import OFFLINE
-from runners.digests import Digests, checkout_state, commit_of
+from runners.digests import Digests, checkout_state, commit_of, write_whole
 from runners.versions import versions_of
 
 CHECKOUT, ANALYST = Path("upstreams/LLaMA-Factory"), Path(".venvs/infodyn/bin/python")
@@ -47,11 +46,13 @@ def run(python: Path, home: Path) -> dict[str, Any]:
     shutil.rmtree(work, ignore_errors=True)
     home.mkdir(parents=True, exist_ok=True)
     print(f"    {' '.join(command)}", flush=True)
-    began = time.monotonic()
-    said = _said(command, home / "runner.log")
+    began, environment = time.monotonic(), {**os.environ, **OFFLINE}
+    said = logged(command, home / "runner.log", lines=TAIL, environment=environment)
     seconds = time.monotonic() - began
     print(f"    {said.count(' computed, ')} probes analysed, in {seconds:.0f} s; now switched off", flush=True)
-    counts = _said([str(python), str(COUNTS), str(work / "run")], home / "counts.log")
+    counts = logged(
+        [str(python), str(COUNTS), str(work / "run")], home / "counts.log", lines=TAIL, environment=environment
+    )
     versions = versions_of(str(python), ("torch", "transformers", "llamafactory"))
     if ANALYST.exists():
         versions |= versions_of(str(ANALYST), ("omegaid",))
@@ -65,19 +66,6 @@ def run(python: Path, home: Path) -> dict[str, Any]:
     }
     write_whole(record, json.dumps(made))
     return made
-
-
-def _said(command: list[str], log: Path) -> str:
-    with log.open("w", encoding="utf-8") as out:
-        environment = {**os.environ, **OFFLINE}
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, text=True, env=environment
-        )
-    said = log.read_text(encoding="utf-8", errors="replace")
-    if done.returncode:
-        tail = "\n".join(said.splitlines()[-TAIL:])
-        raise RunFailed(f"{' '.join(command)} ended with {done.returncode}; the whole log is {log}\n{tail}")
-    return said
 
 
 def course(log: Path) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:

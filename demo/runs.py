@@ -7,9 +7,12 @@ import json
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from runners.digests import write_whole
 
 METHODS = {"use_hsa": "true", "hsa_policy": "hierarchical", "use_feedback": "true"}
 COMMON = {
@@ -107,11 +110,7 @@ def train(run: Run, cli: Path, state: str) -> dict[str, Any]:
     command = run.command(cli)
     print(f"    {' '.join(command)}", flush=True)
     start = time.monotonic()
-    with log.open("w", encoding="utf-8") as out:
-        code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT).returncode
-    if code:
-        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-25:])
-        raise RunFailed(f"{' '.join(command)} ended with {code}; the whole log is {log}\n{tail}")
+    logged(command, log)
     seconds, trace = time.monotonic() - start, losses(run.folder / "trainer_log.jsonl")
     result = {"key": key, "command": " ".join(command), "seconds": seconds, "losses": trace}
     write_whole(record, json.dumps(result))
@@ -119,11 +118,17 @@ def train(run: Run, cli: Path, state: str) -> dict[str, Any]:
     return result
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes `path` in one step: a demo that is killed leaves the old file or the new one, and goes on from there."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+def logged(command: Sequence[str], log: Path, *, lines: int = 25, environment: Mapping[str, str] | None = None) -> str:
+    """Runs a command with all that it says in `log`, and returns that. Raises RunFailed with its last `lines`."""
+    with log.open("w", encoding="utf-8") as out:
+        code = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=environment
+        ).returncode
+    said = log.read_text(encoding="utf-8", errors="replace")
+    if code:
+        tail = "\n".join(said.splitlines()[-lines:])
+        raise RunFailed(f"{' '.join(command)} ended with {code}; the whole log is {log}\n{tail}")
+    return said
 
 
 def losses(trainer_log: Path) -> list[list[float]]:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from demo.openvla import of_json
-from demo.runs import RunFailed, write_whole
+from demo.runs import RunFailed
 from demo.starvla_tree import OFFLINE, Tree, make_materials, real_tree, standin_tree, why_not_real
 from demo.trees import graft_of
-from runners.digests import Digests, checkout_state, commit_of
+from runners.digests import Digests, checkout_state, commit_of, write_whole
 
 FRAMEWORK = "MapAnythingLlava3DPI"
 SCRIPT = Path("demo/starvla_run.py")

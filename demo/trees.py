@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from demo.runs import RunFailed, write_whole
-from runners.digests import Digests, commit_of, new_sources
+from demo.runs import RunFailed
+from runners.digests import Digests, commit_of, new_sources, write_whole
 
 MISSING = "import importlib.util, sys; print(*(m for m in sys.argv[1:] if importlib.util.find_spec(m) is None))"
 OFFLINE = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

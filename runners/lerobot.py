@@ -18,6 +18,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from runners.digests import write_whole
+
 CHUNK = 1000
 """Episodes a folder."""
 DATA_PATH = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
@@ -164,6 +166,4 @@ def write_statistics(meta: Path, columns: Mapping[str, NDArray[np.float32]]) -> 
 
 def write_lines(place: Path, lines: Sequence[Any]) -> None:
     """JSON, a line each; written whole or not at all."""
-    part = place.with_name(place.name + ".part")
-    part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    part.replace(place)
+    write_whole(place, "".join(json.dumps(line) + "\n" for line in lines))

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from runners.digests import write_whole
 from runners.libero_world.messages import Observation
 
 ERROR = "error"
@@ -136,7 +137,4 @@ def tally(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def write_log(log: Path, episodes: Sequence[Mapping[str, Any]]) -> None:
     """A JSON line an episode; written whole or not at all."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    part = log.with_suffix(log.suffix + ".part")
-    part.write_text("".join(json.dumps(episode) + "\n" for episode in episodes), encoding="utf-8")
-    part.replace(log)
+    write_whole(log, "".join(json.dumps(episode) + "\n" for episode in episodes))

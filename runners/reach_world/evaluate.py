@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from runners.digests import write_whole
 from runners.reach_world.camera import FRONT, Camera
 from runners.reach_world.layout import CALM, Disturbances
 from runners.reach_world.world import ACTION_DIM, Observation, ReachWorld
@@ -125,10 +126,7 @@ def evaluate(
         run_episode(policy, seed, disturbances, execute_steps=execute_steps, limit=limit, cameras=cameras)
         for seed in seeds
     ]
-    log.parent.mkdir(parents=True, exist_ok=True)
-    part = log.with_suffix(log.suffix + ".part")
-    part.write_text("".join(json.dumps(episode) + "\n" for episode in episodes), encoding="utf-8")
-    part.replace(log)
+    write_whole(log, "".join(json.dumps(episode) + "\n" for episode in episodes))
     return episodes
 
 

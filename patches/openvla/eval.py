@@ -1,4 +1,4 @@
-from graft.pack import In, Pack, add_field, add_import, after, ensure, replace
+from graft.pack import In, Pack, add_field, add_import, after, before, ensure, replace
 
 EVAL = "experiments/robot/libero/run_libero_eval.py"
 
@@ -11,6 +11,7 @@ PACK = Pack(
             EVAL,
             "GenerateConfig",
             add_field("num_tasks: int | None = None", why="the suite's first tasks only; all of them by default"),
+            add_field("resume_results: str | None = None", why="an evaluation of hours goes on after an interruption"),
         ),
         In(
             EVAL,
@@ -22,6 +23,11 @@ PACK = Pack(
                 "num_tasks_in_suite = task_suite.n_tasks",
                 add="evaluation, num_tasks_in_suite = begin_evaluation(cfg, model, num_tasks_in_suite, log_file)",
                 why="the log is open and the suite's size known; nothing has been simulated yet",
+            ),
+            before(
+                "task = task_suite.get_task(task_id)",
+                add="if evaluation.kept(task_id): continue",
+                why="a task that was played before the interruption is counted, not played again",
             ),
             after(
                 'log_file.write(f"Caught exception: {e}\\n")',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from runners import processes
 from runners.digests import Digests
 from runners.processes import Busy, sole
-from runners.stages import BLOCKED, DONE, FAILED, KEPT, LEFT_OUT, PLANNED, RECORD, Engine, Stage
+from runners.progress import View
+from runners.stages import BEGUN, BLOCKED, DONE, FAILED, KEPT, LEFT_OUT, PLANNED, RECORD, Engine, Stage
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Copies its input, and adds a line to a file outside for every time that it ran.
@@ -285,3 +288,214 @@ def test_a_record_says_what_was_run_on_what(place: Place) -> None:
     assert record["outputs"] == {"out.txt": 3}
     assert record["parts"]["option checkout"] == "abc"
     assert str(place.source) in record["command"]
+
+
+# Counts to ten in a file, from what is there; a number that is in `stop` ends it there, with that exit code.
+COUNT = """
+import pathlib, sys, time
+out, stop, wait = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), float(sys.argv[3])
+begin = len(out.read_text().split()) if "--on" in sys.argv else 0
+for number in range(begin, 10):
+    if stop.exists() and int(stop.read_text()) == number:
+        sys.exit(3)
+    with out.open("a") as file:
+        file.write(f"{number} ")
+    print("wrote", number, flush=True)
+    time.sleep(wait)
+"""
+
+
+class Counting:
+    """A stage that can go on."""
+
+    def __init__(self, root: Path, wait: float = 0.0) -> None:
+        self.root, self.wait = root, wait
+        self.out, self.stop = root / "stage" / "out.txt", root / "stop"
+        self.asked = 0
+        self.said: list[str] = []
+
+    def resume(self) -> list[str] | None:
+        self.asked += 1
+        return [*self.stage().command, "--on"] if self.out.exists() else None
+
+    def stage(self, **changes: object) -> Stage:
+        command = [sys.executable, "-c", COUNT, str(self.out), str(self.stop), str(self.wait)]
+        values = {"command": command, "outputs": [self.out], "resume": self.resume, "options": {"code": "1"}}
+        return Stage("count", self.root / "stage", **(values | changes))  # type: ignore[arg-type]
+
+    def run(self, stage: Stage | None = None, view: View | None = None) -> str:
+        """Runs it in a new engine; returns the outcome's state."""
+        say = self.said.append if view is None else None
+        return Engine(Digests(), say, view=view).run(stage or self.stage()).state
+
+
+WHOLE = "0 1 2 3 4 5 6 7 8 9 "
+
+
+def test_a_stage_that_failed_goes_on_from_what_is_there(tmp_path: Path) -> None:
+    place = Counting(tmp_path)
+    place.stop.write_text("4")
+    assert place.run() == FAILED
+    assert place.asked == 0
+    assert place.out.read_text() == "0 1 2 3 "
+    place.stop.unlink()
+    assert place.run() == DONE
+    assert place.out.read_text() == WHOLE
+    log = (tmp_path / "stage" / "log.txt").read_text()
+    assert log == "".join(f"wrote {number}\n" for number in range(10))
+    assert "    count: not finished before, goes on\n" in place.said[-2]
+    assert place.said[-2].endswith(" --on")
+    record = json.loads((tmp_path / "stage" / RECORD).read_text())
+    assert record["attempts"] == 2
+    assert not record["command"].endswith("--on")
+    assert not (tmp_path / "stage" / BEGUN).exists()
+    assert place.run() == KEPT
+    assert place.asked == 1
+
+
+def test_a_stage_that_cannot_go_on_begins_anew_and_says_why(tmp_path: Path) -> None:
+    place = Counting(tmp_path)
+    place.stop.write_text("4")
+    stage = place.stage(resume=lambda: None, anew="it keeps no optimizer state")
+    place.run(stage)
+    place.stop.unlink()
+    assert place.run(stage) == DONE
+    assert place.out.read_text() == WHOLE
+    assert "not finished before, begins anew (it keeps no optimizer state)\n" in place.said[-2]
+    assert (tmp_path / "stage" / "log.txt").read_text().startswith("wrote 0\n")
+
+
+def test_work_that_was_begun_with_other_inputs_is_not_gone_on_with(tmp_path: Path) -> None:
+    place = Counting(tmp_path)
+    place.stop.write_text("4")
+    place.run()
+    place.stop.unlink()
+    assert place.run(place.stage(options={"code": "2"})) == DONE
+    assert place.asked == 0
+    assert place.out.read_text() == WHOLE
+    assert "not finished before, begins anew (changed since: option code)\n" in place.said[-2]
+
+
+def test_a_stage_that_fails_again_tells_how_to_begin_anew(tmp_path: Path) -> None:
+    place = Counting(tmp_path)
+    place.stop.write_text("4")
+    place.run()
+    assert "begin anew" not in place.said[-1]
+    place.run()
+    assert f"to begin anew instead of going on, remove {tmp_path / 'stage' / BEGUN}" in place.said[-1]
+    (tmp_path / "stage" / BEGUN).unlink()
+    place.stop.unlink()
+    assert place.run() == DONE
+    assert place.asked == 1
+    assert place.out.read_text() == WHOLE
+
+
+def test_what_will_not_do_is_not_gone_on_with(tmp_path: Path) -> None:
+    place = Counting(tmp_path)
+    assert place.run(place.stage(check=lambda: "its weights are not finite")) == FAILED
+    assert place.run() == DONE
+    assert place.asked == 0
+    assert place.out.read_text() == WHOLE
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {repository!r})
+from runners.processes import sole
+from tests.runners.test_stages import Counting
+root = Path({root!r})
+with sole(root):
+    Counting(root, 0.1).run()
+"""
+
+
+def test_a_runner_killed_again_and_again_ends_with_the_same_file(tmp_path: Path) -> None:
+    for least in (3, 6):
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED.format(repository=str(REPOSITORY), root=str(tmp_path))]
+        )
+        out = tmp_path / "stage" / "out.txt"
+        deadline = time.monotonic() + 30
+        while not out.exists() or len(out.read_text().split()) < least:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        for orphan in command_of(tmp_path):
+            os.kill(orphan, signal.SIGKILL)
+        while command_of(tmp_path):
+            time.sleep(0.01)
+    place = Counting(tmp_path)
+    begun = json.loads((tmp_path / "stage" / BEGUN).read_text())
+    assert begun["attempts"] == 2
+    # The key holds the command, which was called with another pause.
+    waiting = Counting(tmp_path, 0.1)
+    assert waiting.run() == DONE
+    assert place.out.read_text() == WHOLE
+    record = json.loads((tmp_path / "stage" / RECORD).read_text())
+    assert record["attempts"] == 3
+    assert 0.5 < record["seconds"] < 20
+
+
+METRICS = """
+import json, pathlib, sys, time
+with open("metrics.jsonl", "a") as file:
+    for step in (1, 2, 3):
+        file.write(json.dumps({"step": step, "loss/total": 1 / step, "success_rate": step / 4}) + chr(10))
+        file.flush()
+        print("working", step, flush=True)
+        time.sleep(0.3)
+pathlib.Path("out.txt").write_text("x")
+"""
+
+
+def test_a_stage_shows_its_metrics_and_what_its_log_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "LOOK", 0.05)
+    stream = io.StringIO()
+    out = tmp_path / "stage" / "out.txt"
+    stage = Stage("train", out.parent, [sys.executable, "-c", METRICS], [out], metrics=("*.jsonl",), total=4)
+    with View("demo", stream=stream, every=0.2, stages=2) as view:
+        Engine(Digests(), view=view).run(stage)
+        Engine(Digests(), view=view).run(
+            Stage("silent", tmp_path / "b", [sys.executable, "-c", METRICS], [tmp_path / "b" / "out.txt"])
+        )
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "    train: not run before"
+    assert any(
+        line.startswith("    stage 1 of 2, train: step 2 of 4 (50 %), loss 0.5, success 50.0 %, ") for line in lines
+    )
+    assert "    train: step 3 of 4 (75 %), loss 0.3333, success 75.0 %, ended after 0:0" in stream.getvalue()
+    assert any(line.startswith("    stage 2 of 2, silent: working 2, 0:0") for line in lines)
+    assert "    silent: done in 1 s" in lines
+
+
+def test_figures_that_raise_are_told_once_and_the_stage_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "LOOK", 0.05)
+    stream = io.StringIO()
+
+    def figures() -> dict[str, float]:
+        raise ValueError("results.json is cut short")
+
+    place = Counting(tmp_path, 0.05)
+    with View("demo", stream=stream) as view:
+        assert place.run(place.stage(figures=figures), view) == DONE
+    assert stream.getvalue().count("its figures cannot be shown: ValueError: results.json is cut short") == 1
+
+
+def test_an_interrupted_run_leaves_no_block_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "LOOK", 0.05)
+    place = Counting(tmp_path, 0.1)
+
+    def stop() -> dict[str, float]:
+        if place.out.exists() and "3" in place.out.read_text():
+            raise KeyboardInterrupt
+        return {"step": 1}
+
+    with View("demo", stream=io.StringIO()) as view, pytest.raises(KeyboardInterrupt):
+        place.run(place.stage(figures=stop), view)
+    assert command_of(tmp_path) == []
+    assert place.run() == DONE
+    assert place.out.read_text() == WHOLE

@@ -23,13 +23,15 @@ def begin_evaluation(cfg: Any, model: Any, tasks_in_suite: int, log_file: TextIO
     """The account of an evaluation, and how many of the suite's tasks it runs.
 
     Args:
-        cfg: upstream's GenerateConfig; ``num_tasks`` None means all tasks.
+        cfg: upstream's GenerateConfig; ``num_tasks`` None means all tasks. ``resume_results`` names the result of an
+            evaluation with the same settings that was interrupted, whose finished tasks are not played again.
         model: the policy; the attention that it was loaded with goes into the result.
         tasks_in_suite: number of tasks in the suite.
         log_file: upstream's log, open; the result is written beside it.
 
     Raises:
-        ValueError: ``num_tasks`` is not between 1 and the suite's number of tasks.
+        ValueError: ``num_tasks`` is not between 1 and the suite's number of tasks, or ``resume_results`` is the result
+            of an evaluation with other settings.
     """
     num_tasks = tasks_in_suite if cfg.num_tasks is None else cfg.num_tasks
     if not 1 <= num_tasks <= tasks_in_suite:
@@ -55,7 +57,10 @@ def begin_evaluation(cfg: Any, model: Any, tasks_in_suite: int, log_file: TextIO
         "asset_standins": standins,
         "stood_in": f"plain shapes for {standins} of LIBERO's assets" if standins else "",
     }
-    return Evaluation(settings, log_file), num_tasks
+    evaluation = Evaluation(settings, log_file)
+    if cfg.resume_results is not None:
+        evaluation.take_over(Path(cfg.resume_results))
+    return evaluation, num_tasks
 
 
 def asset_standins() -> int | None:
@@ -84,6 +89,44 @@ class Evaluation:
         self.kinds: Counter = Counter()
         self.raised: BaseException | None = None
         self.complete = False
+        self.taken_over: frozenset[int] = frozenset()
+
+    def take_over(self, earlier: Path) -> None:
+        """Takes the finished tasks of an interrupted evaluation for this one's.
+
+        Those with errors are played again. LIBERO's environment is made and seeded anew for each task, so the others
+        come out as they would without those before them. One task is always left to play: upstream divides by the
+        number of its episodes.
+
+        Args:
+            earlier: its ``.results.json``.
+
+        Raises:
+            ValueError: it had other settings.
+        """
+        result = json.loads(earlier.read_text(encoding="utf-8"))
+        for name, value in self.settings.items():
+            if result.get(name) != value:
+                raise ValueError(
+                    f"{earlier} had {name} {result.get(name)!r}, this evaluation has {value!r}: leave resume_results "
+                    "out to begin anew"
+                )
+        trials = self.settings["num_trials_per_task"]
+        whole = [task for task in result["tasks"] if task["episodes"] == trials and not task["errors"]]
+        if len(whole) == self.settings["num_tasks"]:
+            whole.pop()
+        self.tasks = {task["task_id"]: task for task in whole}
+        self.taken_over = frozenset(self.tasks)
+        self.say(
+            f"{len(whole)} of {self.settings['num_tasks']} tasks are kept from {earlier}; the numbers below are "
+            "without them, the result is with them"
+        )
+        # The interrupted one's counts are no more needed: from here on this result has them.
+        self.write()
+
+    def kept(self, task_id: int) -> bool:
+        """Whether an interrupted evaluation has played all of the task's episodes."""
+        return task_id in self.taken_over
 
     def error(self, exception: BaseException) -> bool:
         """Takes note of an exception that ended an episode, its traceback into the log.

@@ -1,0 +1,60 @@
+"""Which files and folders are checkpoints of a command, and of which step."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runners.supervise import outputs
+from runners.supervise.arguments import relative
+
+if TYPE_CHECKING:
+    from runners.supervise.command import Command
+    from runners.supervise.families import Family
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """`path` is a folder or a file; `step` counts the whole run's optimizer steps."""
+
+    path: Path
+    step: int
+
+
+def in_output(command: Command) -> list[Checkpoint]:
+    """What lies there by name, whole or not, earliest step first."""
+    family = command.family
+    if not family.checkpoints:
+        return []
+    if family.output == "openvla_finetune":
+        return _beside(command)
+    folder, _, name = family.checkpoints.rpartition("/")
+    found = []
+    for path in _listed(command.output / folder):
+        if match := re.fullmatch(name, path.name):
+            found.append(Checkpoint(path, int(match["step"])))
+    return sorted(found, key=lambda item: (item.step, item.path))
+
+
+def _beside(command: Command) -> list[Checkpoint]:
+    """Checkpoints of all parts of a run of openvla's fine-tuning, which lie beside its folder."""
+    names = outputs.finetune_names(command)
+    found = []
+    for path in _listed(relative(command.get("output") or "", command.folder)):
+        cut = re.search(command.family.checkpoints + "$", path.name)
+        if cut and (part := names.fullmatch(path.name[: cut.start()])):
+            found.append(Checkpoint(path, int(part["begin"] or 0) + int(cut["step"])))
+    # Two parts may have reached the same step; the later one is the one to go on from.
+    return sorted(found, key=lambda item: (item.step, item.path.stat().st_mtime_ns))
+
+
+def groups_of(checkpoint: Checkpoint, family: Family) -> list[tuple[str, str]]:
+    """What the name of a checkpoint says beside its step."""
+    match = re.search(family.checkpoints.rpartition("/")[2] + "$", checkpoint.path.name)
+    return [(name, value) for name, value in match.groupdict().items() if value is not None] if match else []
+
+
+def _listed(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []

@@ -1,0 +1,202 @@
+"""What a command really runs: the script, module or program behind torchrun, accelerate, srun, env and the like."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from runners.supervise.tables import read_toml
+
+TABLE = Path(__file__).with_name("launchers.toml")
+PYTHON = re.compile(r"python(\d+(\.\d+)*)?")
+ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
+
+
+class UnknownCommand(Exception):
+    """A command that cannot be supervised as it stands; the message says what is known and what to do."""
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """A row of launchers.toml, whose head explains the fields."""
+
+    name: str
+    runs: str
+    commands: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    scripts: tuple[str, ...] = ()
+    then: str = ""
+    positional: int = 0
+    flags: frozenset[str] = frozenset()
+    module: frozenset[str] = frozenset()
+    program: frozenset[str] = frozenset()
+    assignments: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is run: `kind` is "script", "module" or "command", `name` its path, dotted name or program.
+
+    `begin` is the index of its first argument. `interpreter` is the word of the Python that runs it, or of a console
+    script whose first line names it. `variables` are those that `env` sets, with the index of their word.
+    """
+
+    kind: str
+    name: str
+    begin: int
+    interpreter: str
+    variables: Mapping[str, int] = field(default_factory=dict)
+    launchers: tuple[tuple[str, int], ...] = ()
+    """Each launcher's name and the index of its first option."""
+
+
+@cache
+def launchers() -> tuple[Launcher, ...]:
+    rows: dict[str, dict[str, Any]] = {row["name"]: row for row in read_toml(TABLE)["launchers"]}
+    made = []
+    for row in rows.values():
+        full = {**rows.get(row.get("like", ""), {}), "then": "", **row}
+        full.pop("like", None)
+        sets = {key: frozenset(map(_plain, full.get(key, ()))) for key in ("flags", "module", "program")}
+        lists = {key: tuple(row.get(key, ())) for key in ("commands", "modules", "scripts")}
+        made.append(Launcher(**{**full, **lists, **sets}))
+    return tuple(made)
+
+
+def target_of(words: Sequence[str], folder: Path) -> Target:
+    """What `words`, run in `folder`, run in the end. Raises UnknownCommand where no script or program is named."""
+    return _Walk(words, folder).program(0)
+
+
+class _Walk:
+    def __init__(self, words: Sequence[str], folder: Path) -> None:
+        self.words, self.folder = tuple(words), folder
+        self.interpreter = ""
+        self.variables: dict[str, int] = {}
+        self.passed: list[tuple[str, int]] = []
+
+    def program(self, at: int) -> Target:
+        """The word at `at` is a program."""
+        word = self._word(at)
+        name = Path(word).name
+        if PYTHON.fullmatch(name):
+            self.interpreter = word
+            return self._python(at + 1)
+        if name.endswith(".py"):
+            self.interpreter = self.interpreter or word
+            return self._script(at)
+        for launcher in launchers():
+            if name in launcher.commands and self._follows(launcher, at + 1):
+                if launcher.runs == "python":
+                    self.interpreter = self.interpreter or word
+                return self._launcher(launcher, at + 1)
+        return self._end("command", name, at + 1, interpreter=self.interpreter or word)
+
+    def _python(self, at: int) -> Target:
+        """Python's own options begin at `at`."""
+        while self._word(at).startswith("-"):
+            word = self._word(at)
+            if word.startswith("-m"):
+                return self._module(word[2:] or self._word(at + 1), at + (1 if word[2:] else 2))
+            if word in ("-c", "-"):
+                raise UnknownCommand(f"{self._shown()} runs code that is no file: put it into a script")
+            at += 2 if word in WITH_VALUE else 1
+        return self._script(at)
+
+    def _script(self, at: int) -> Target:
+        word = self._word(at)
+        path = os.path.normpath(self.folder / word)
+        for launcher in launchers():
+            if any(ends_with(path, end) for end in launcher.scripts):
+                return self._launcher(launcher, at + 1)
+            if Path(word).name in launcher.commands and self._follows(launcher, at + 1):
+                return self._launcher(launcher, at + 1)
+        if word.endswith(".py"):
+            return self._end("script", path, at + 1)
+        return self._end("command", Path(word).name, at + 1)
+
+    def _module(self, name: str, at: int) -> Target:
+        for launcher in launchers():
+            if name in launcher.modules and self._follows(launcher, at):
+                return self._launcher(launcher, at)
+        return self._end("module", name, at)
+
+    def _launcher(self, launcher: Launcher, at: int) -> Target:
+        at += bool(launcher.then)
+        self.passed.append((launcher.name, at))
+        runs = launcher.runs
+        while at < len(self.words):
+            word = self.words[at]
+            name, sign, _ = word.partition("=")
+            if launcher.assignments and (assigned := ASSIGNMENT.fullmatch(word)):
+                self.variables[assigned[1]] = at
+            elif word == "--":
+                at += 1
+                break
+            elif not word.startswith("-"):
+                break
+            elif _plain(name) in launcher.module:
+                runs = "module"
+            elif _plain(name) in launcher.program:
+                runs = "program"
+            elif not (sign or _plain(name) in launcher.flags or (name[1:2] != "-" and len(name) > 2)):
+                at += 1
+            at += 1
+        at += launcher.positional
+        if runs == "module":
+            return self._module(self._word(at), at + 1)
+        return self.program(at) if runs == "program" else self._script(at)
+
+    def _follows(self, launcher: Launcher, at: int) -> bool:
+        return not launcher.then or (at < len(self.words) and self.words[at] == launcher.then)
+
+    def _end(self, kind: str, name: str, begin: int, interpreter: str = "") -> Target:
+        return Target(kind, name, begin, interpreter or self.interpreter, self.variables, tuple(self.passed))
+
+    def _word(self, at: int) -> str:
+        if at < len(self.words):
+            return self.words[at]
+        raise UnknownCommand(f"{self._shown()} names no script: give the whole command that trains or evaluates")
+
+    def _shown(self) -> str:
+        return " ".join(self.words) or "an empty command"
+
+
+def ends_with(path: str, end: str) -> bool:
+    """Whether a path's last parts are those of `end`."""
+    parts = Path(end).parts
+    return Path(path).parts[-len(parts) :] == parts
+
+
+def interpreter_of(word: str, folder: Path, search: str | None) -> str:
+    """The Python behind a word: itself, or what a console script's first lines name. `search` is a PATH.
+
+    Raises UnknownCommand where the program is not there or names none.
+    """
+    found = str(folder / word) if "/" in word else shutil.which(word, path=search)
+    if not found or not Path(found).is_file():
+        raise UnknownCommand(f"{word} is not on the PATH: activate its environment, or give the program's whole path")
+    if PYTHON.fullmatch(Path(found).name):
+        return os.path.abspath(found)
+    with open(found, "rb") as file:
+        head = file.read(1024).decode(errors="replace").splitlines()[:2]
+    # Paths that are too long for a first line are in the second: '''exec' "/long/bin/python" "$0" "$@"
+    for line in head:
+        for quoted, bare in re.findall(r"\"(/[^\"]*)\"|(/[^\s'\"]*)", line):
+            name: str = quoted or bare
+            if PYTHON.fullmatch(Path(name).name):
+                return name
+    if head and (named := re.match(r"#!\s*\S*/env\s+(?:-S\s+)?(python[\d.]*)", head[0])):
+        return interpreter_of(named[1], folder, search)
+    raise UnknownCommand(f"{found} does not say which Python runs it: give the command as PYTHON SCRIPT ...")
+
+
+def _plain(name: str) -> str:
+    return name if len(name) < 2 else name[0] + name[1:].replace("_", "-")

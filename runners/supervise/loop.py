@@ -1,0 +1,272 @@
+"""Attempt, diagnosis, remedy, and on from the last good checkpoint, until a run is done or nothing more can be done."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runners import headless
+from runners.processes import ended as code_in_words
+from runners.progress import View
+from runners.supervise import child, remedies
+from runners.supervise.attempt import learned, marked, own, prepare
+from runners.supervise.causes import Cause, Diagnosis, Ended, diagnose
+from runners.supervise.checkpoints import Checkpoint, Unfit, complaint, found, quarantine
+from runners.supervise.command import Command, UnknownCommand
+from runners.supervise.decisions import Decisions
+from runners.supervise.metrics.curve import Curve
+from runners.supervise.plateau import Settings, Verdict
+from runners.supervise.stamped import Stamped, lines_from
+from runners.supervise.watching import NAN, PLATEAU, REACHED, Watcher, history
+
+DONE, STOPPED, PAUSED, INTERRUPTED = "done", "stopped", "paused", "interrupted"
+LOG, RAW = "log.txt", "raw.log"
+SAME = 3
+"""So many attempts in a row that change nothing and get no further: the next would end the same way."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is looked after."""
+
+    attempts: int = 20
+    hang_after: float = 1800.0
+    mirrors: Sequence[str] = ()
+    may_install: bool = False
+    hub_caches: Sequence[Path] = ()
+    plateau: Settings | None = None
+    stops_at_plateau: bool = False
+    until: int | None = None
+    """Steps after which the run is paused at the next checkpoint: a trial's length."""
+    on_plateau: Callable[[Verdict, Curve], None] | None = None
+
+
+@dataclass
+class Result:
+    """How a supervised run ended: `state` is done, stopped, paused or interrupted."""
+
+    state: str
+    why: str
+    command: Command
+    curve: Curve
+    checkpoint: Checkpoint | None = None
+    lines: Sequence[tuple[int, str]] = ()
+    """Of the log: those that matter, with their numbers."""
+    verdict: Verdict | None = None
+    refused: Sequence[str] = field(default_factory=tuple)
+    """Remedies that were not possible, and why."""
+    advice: Cause | None = None
+
+
+class Supervisor:
+    """Looks after one command in `folder`, which holds its log and its decisions."""
+
+    def __init__(
+        self,
+        command: Command,
+        folder: Path,
+        causes: Sequence[Cause],
+        view: View,
+        options: Options,
+        *,
+        decisions: Decisions | None = None,
+        start: Checkpoint | None = None,
+        lock: int | None = None,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.base, self.folder, self.causes, self.view, self.options = command, folder, causes, view, options
+        self.start, self.lock = start, lock
+        self.decisions = decisions or Decisions(folder)
+        self.log = Stamped(folder / LOG)
+        self.same = 0
+
+    def run(self) -> Result:
+        """Attempts until the end. Raises KeyboardInterrupt when interrupted, after the command has been ended."""
+        with contextlib.closing(self.log):
+            return self._run()
+
+    def _run(self) -> Result:
+        state = self.decisions.state
+        child.stamp_left_over(self.folder / RAW, self.log)
+        if not self.decisions.all:
+            kept = [marked(item) for item in found(self.base)]
+            words = list(self.base.words)
+            self.decisions.add("start", "first attempt", command=self.base.shown(), words=words, kept=kept)
+        elif state.ended == DONE and self.base.output.exists():
+            last = next(item for item in reversed(self.decisions.all) if item["kind"] == "end")
+            checkpoint = Checkpoint(Path(last["checkpoint"]), int(last["step"])) if "checkpoint" in last else None
+            self.view.say(f"done before: {last['why']}; move {self.folder} away to begin anew")
+            return Result(DONE, last["why"], learned(self.base, state), history(self.decisions.all), checkpoint)
+        elif state.ended:
+            self.decisions.add("afresh", f"it had been {state.ended}, and was called again")
+        for _ in range(self.options.attempts):
+            result = self._attempt()
+            if result is not None:
+                return self._end(result)
+        return self._end(self._stopped(f"it has begun {self.options.attempts} times: --attempts allows no more"))
+
+    def _attempt(self) -> Result | None:
+        state = self.decisions.state
+        try:
+            command, begun = prepare(self.base, state, self.folder, self._say, self.start)
+        except (UnknownCommand, Unfit) as error:
+            return self._stopped(str(error))
+        number = state.attempts + 1
+        where = f"from {begun.path.name}, step {begun.step}" if begun else "as the command says"
+        self._say(f"attempt {number}, {where}: {command.shown()}")
+        self.decisions.add(
+            "attempt",
+            where,
+            attempt=number,
+            command=command.shown(),
+            set={**state.settings, **state.environment},
+            begun=str(begun.path) if begun else None,
+            output=str(command.output),
+            metrics=list(command.metrics),
+            offset=command.offset,
+        )
+        self.view.stage(f"{self.base.output.name}, {number}", None)
+        offset = self.log.size()
+        self.log.note(f"attempt {number}: {command.shown()}")
+        watcher = Watcher(
+            command,
+            history(self.decisions.all[:-1]),
+            self.view,
+            lambda step: any(item.step >= step for item in self._checkpoints(command)),
+            plateau=self.options.plateau,
+            stops=self.options.stops_at_plateau,
+            until=self.options.until,
+            on_plateau=self.options.on_plateau,
+            said=lambda: self.log.last,
+        )
+        try:
+            with self._screen(command) as environment:
+                told = command.with_environment({"PYTHONUNBUFFERED": "1", **environment})
+                raw = self.folder / RAW
+                ended, reason = child.run(
+                    told, self.log, raw, watcher, hang_after=self.options.hang_after, lock=self.lock
+                )
+        except OSError as error:
+            return self._stopped(f"{command.words[0]} cannot be started: {error}")
+        reason = reason or watcher.look()
+        last = next(iter(self._checkpoints(command)[::-1]), None)
+        if reason in (PLATEAU, REACHED) and ended.asked:
+            return Result(PAUSED, reason, learned(self.base, state), watcher.curve, last, verdict=watcher.verdict)
+        if ended.code == 0 and reason != NAN:
+            return Result(DONE, f"ended well at step {watcher.step}", learned(self.base, state), watcher.curve, last)
+        diagnosis = self._diagnosis(ended, reason, offset, watcher)
+        return self._remedy(command, begun, diagnosis, watcher)
+
+    def _checkpoints(self, command: Command) -> list[Checkpoint]:
+        """The run's own checkpoints that are whole; weights are not read while the command runs."""
+        return [item for item in own(command, self.decisions.state) if not complaint(item, command, finite=False)]
+
+    def _diagnosis(self, ended: Ended, reason: str, offset: int, watcher: Watcher) -> Diagnosis:
+        if reason == NAN:
+            cause = next(cause for cause in self.causes if cause.name == "nan_loss")
+            rows = tuple((0, f"step {row.step}: {dict(row.values)}") for row in watcher.bad)
+            return Diagnosis(cause, rows, ended)
+        before, lines = lines_from(self.log.path, offset)
+        found = diagnose(lines, ended, self.causes)
+        # Numbers are those of the whole log, which a reader has before them.
+        return dataclasses.replace(found, lines=tuple((number + before, text) for number, text in found.lines))
+
+    def _remedy(
+        self, command: Command, begun: Checkpoint | None, diagnosis: Diagnosis, watcher: Watcher
+    ) -> Result | None:
+        state, cause = self.decisions.state, diagnosis.cause
+        shown = [text for _, text in diagnosis.lines]
+        name = cause.name if cause else "unknown"
+        why = cause.says if cause else "for a reason that no row of the table knows"
+        self._say(f"died ({words_of(diagnosis.ended)}): {why}")
+        for number, text in diagnosis.lines[-8:]:
+            self._say(f"    {number or ''}: {text}")
+
+        def scene(remedy: Any, uses: int) -> remedies.Scene:
+            return remedies.Scene(
+                command,
+                diagnosis,
+                remedy,
+                uses,
+                state,
+                begun,
+                self.options.mirrors,
+                self.options.may_install,
+                self.options.hub_caches,
+            )
+
+        remedy, change, refused = remedies.choose(scene, diagnosis, state)
+        for line in refused:
+            self._say(f"    no remedy: {line}")
+        if change is None:
+            result = self._stopped(
+                cause.says if cause else "no row of the table of causes fits", command, watcher.curve
+            )
+            result.lines, result.refused, result.advice = diagnosis.lines, refused, cause
+            self.decisions.add("stop", result.why, cause=name, lines=shown, refused=refused)
+            return result
+        for item in own(command, state):
+            # What was saved after the first row that is no number is no place to go on from, finite as it may look.
+            if watcher.bad and item.step >= watcher.bad[0].step:
+                self._say(
+                    f"    moved {item.path.name} aside, to {quarantine(item).name}: saved after the loss was lost"
+                )
+        more: dict[str, Any] = {"settings": dict(change.settings), "environment": dict(change.environment)}
+        newest = max((item.step for item in self._checkpoints(command)), default=-1)
+        if change.factor is not None:
+            # Whatever is written until the next attempt begins carries the rate of this one.
+            more |= {"factor": change.factor, "from_step": max(newest, begun.step if begun else 0)}
+        changed = bool(change.settings or change.environment or change.factor)
+        got_further = newest > (begun.step if begun else -1)
+        self.same = 0 if changed or got_further else self.same + 1
+        self._say(f"    remedy: {change.says}")
+        self.decisions.add("remedy", change.says, cause=name, remedy=remedy.name, lines=shown, refused=refused, **more)
+        if self.same >= SAME:
+            return self._stopped(
+                f"{self.same} attempts in a row ended alike ({name}) without a newer checkpoint", command, watcher.curve
+            )
+        if change.wait:
+            time.sleep(change.wait)
+        return None
+
+    def _stopped(self, why: str, command: Command | None = None, curve: Curve | None = None) -> Result:
+        return Result(STOPPED, why, command or self.base, curve or Curve())
+
+    def _end(self, result: Result) -> Result:
+        if self.decisions.all[-1]["kind"] != "end":
+            where = (
+                {"checkpoint": str(result.checkpoint.path), "step": result.checkpoint.step} if result.checkpoint else {}
+            )
+            self.decisions.add("end", result.why, state=result.state, **where)
+        self._say(f"{result.state}: {result.why}")
+        return result
+
+    def interrupted(self) -> None:
+        """Writes down that a person or the machine asked to end: the same command goes on from there."""
+        self.decisions.add("end", "asked to end", state=INTERRUPTED)
+
+    def _say(self, text: str) -> None:
+        self.view.say(text)
+        self.log.note(text)
+
+    @contextlib.contextmanager
+    def _screen(self, command: Command) -> Any:
+        """What a way to draw needs as long as the command runs: glx an Xvfb."""
+        chosen = self.decisions.state.environment.get("MUJOCO_GL")
+        if chosen != "glx":
+            yield {}
+            return
+        with headless.Backend(chosen, {}).environment() as environment:
+            yield environment
+
+
+def words_of(ended: Ended) -> str:
+    """The exit state in words."""
+    extra = ", without a word for too long" if ended.hung else ""
+    extra += ", the kernel ran out of memory" if ended.host_memory else ""
+    return code_in_words(ended.code) + extra

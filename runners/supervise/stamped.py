@@ -1,0 +1,105 @@
+"""The whole log of a supervised run: every line with the time at which it came, over all attempts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+
+OWN = "graft: "
+"""What the supervisor's own lines begin with, after the time."""
+BAR_SECONDS = 1.0
+"""A progress bar repaints itself many times a second: one state of it in so many seconds is kept."""
+
+
+def stamp(moment: float) -> str:
+    """UTC with milliseconds, as ISO 8601 writes it."""
+    return datetime.fromtimestamp(moment, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Stamped:
+    """Appends to `path` what `feed` is given, a line at a time, as `TIME  text`.
+
+    A line that ends in a carriage return is a state of a progress bar. The last of each second is kept, and always the
+    last one before a whole line.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self.path, self.clock = path, clock
+        self.last = ""
+        """What was said last, of a line or a bar."""
+        self._rest = b""
+        self._bar: tuple[float, str] | None = None
+        self._barred = 0.0
+        self._out = path.open("a", encoding="utf-8", errors="replace")
+
+    def size(self) -> int:
+        """Bytes written so far."""
+        self._out.flush()
+        return self.path.stat().st_size
+
+    def note(self, text: str) -> None:
+        """Writes lines of the supervisor itself."""
+        for line in text.splitlines() or [""]:
+            self._write(self.clock(), OWN + line)
+        self._out.flush()
+
+    def feed(self, data: bytes) -> None:
+        """Takes the next bytes of the command's output, as they come."""
+        pieces = (self._rest + data).replace(b"\r\n", b"\n")
+        # A carriage return at the very end may be half of a line's end.
+        held = b"\r" if pieces.endswith(b"\r") else b""
+        pieces = pieces[: len(pieces) - len(held)]
+        now = self.clock()
+        *whole, self._rest = pieces.split(b"\n")
+        for line in whole:
+            *states, text = line.split(b"\r")
+            self._states(states, now)
+            self._settle()
+            self._write(now, text.decode("utf-8", "replace"))
+        *states, rest = self._rest.split(b"\r")
+        self._states(states, now)
+        if rest.strip():
+            self.last = rest.decode("utf-8", "replace")
+        self._rest = rest + held
+        self._out.flush()
+
+    def end(self) -> None:
+        """Writes what is left without a line's end."""
+        rest, self._rest = self._rest.rstrip(b"\r"), b""
+        self._settle()
+        if rest:
+            self._write(self.clock(), rest.decode("utf-8", "replace"))
+        self._out.flush()
+
+    def close(self) -> None:
+        self.end()
+        self._out.close()
+
+    def _states(self, states: list[bytes], now: float) -> None:
+        for state in states:
+            if not state.strip():
+                continue
+            self._bar = (now, state.decode("utf-8", "replace"))
+            self.last = self._bar[1]
+            if now - self._barred >= BAR_SECONDS:
+                self._settle()
+                self._barred = now
+
+    def _settle(self) -> None:
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            self._write(*bar)
+
+    def _write(self, moment: float, text: str) -> None:
+        if text.strip():
+            self.last = text
+        self._out.write(f"{stamp(moment)}  {text}\n")
+
+
+def lines_from(path: Path, start: int) -> tuple[int, list[str]]:
+    """The stamped lines of a log from byte `start` on, and how many lines there are before."""
+    with path.open("rb") as log:
+        before = sum(block.count(b"\n") for block in iter(lambda: log.read(min(1 << 20, start - log.tell())), b""))
+        return before, log.read().decode("utf-8", "replace").split("\n")[:-1]

@@ -1,0 +1,354 @@
+"""The table of causes: every row recognises its log, no row another's, and what stands around a death changes nothing."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runners.supervise.causes import BadTable, Cause, Ended, diagnose, explain, table
+from runners.supervise.logtext import clean
+from runners.supervise.remedies import REMEDIES
+
+LOGS = Path(__file__).with_name("logs")
+HEALTHY = sorted((LOGS / "healthy").glob("*.log"))
+TABLE = table()
+BY_NAME = {cause.name: cause for cause in TABLE}
+FAILED = Ended(1, 60.0, False, False, False)
+EXITS = {
+    "aborted": Ended(-6, 60.0, False, False, False),
+    "asked_to_end": Ended(-15, 60.0, False, False, False),
+    "bad_option": Ended(2, 3.0, False, False, False),
+    "hung": Ended(-15, 60.0, False, True, False),
+    "segfault": Ended(-11, 60.0, False, False, False),
+}
+"""How the commands of the logs ended, where it was not with exit code 1."""
+SILENT = {"hung", "killed", "asked_to_end", "segfault", "aborted"}
+
+
+def lines_of(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").split("\n")
+
+
+def log_of(name: str) -> list[str]:
+    return lines_of(LOGS / f"{name}.log")
+
+
+def named(lines: list[str], ended: Ended = FAILED) -> str | None:
+    cause = diagnose(lines, ended, TABLE).cause
+    return cause.name if cause else None
+
+
+def healthy() -> list[str]:
+    return [line for path in HEALTHY for line in lines_of(path)]
+
+
+@pytest.mark.parametrize("cause", TABLE, ids=lambda cause: cause.name)
+def test_a_row_recognises_its_log(cause: Cause) -> None:
+    diagnosis = diagnose(log_of(cause.log), EXITS.get(cause.name, FAILED), TABLE)
+    assert diagnosis.cause is cause
+    lines = log_of(cause.log)
+    for number, text in diagnosis.lines:
+        assert text.removesuffix(" …") in clean(lines[number - 1]).replace("\r", "\n")
+
+
+def test_every_row_has_a_log_and_every_log_a_row() -> None:
+    assert {path.stem for path in LOGS.glob("*.log")} == {cause.log for cause in TABLE}
+    assert len({cause.log for cause in TABLE}) == len(TABLE)
+
+
+@pytest.mark.parametrize("cause", [each for each in TABLE if each.patterns], ids=lambda cause: cause.name)
+def test_a_log_is_unknown_without_its_row(cause: Cause) -> None:
+    """No other row would take the log for its own but one that is the same death seen from further away."""
+    others = tuple(each for each in TABLE if each is not cause)
+    found = diagnose(log_of(cause.log), EXITS.get(cause.name, FAILED), others).cause
+    further = {
+        "weights_not_downloaded": {"checkpoint_damaged"},
+        "hub_rate_limited": {"hub_unreachable"},
+        "hub_offline": {"hub_unreachable"},
+        "certificate": {"hub_unreachable"},
+        "gpu_fault": {"aborted"},
+        "killed": {"nccl_timeout"},
+    }
+    assert found is None or found.name in further.get(cause.name, set())
+
+
+@pytest.mark.parametrize("path", HEALTHY, ids=lambda path: path.stem)
+def test_a_healthy_log_has_no_cause(path: Path) -> None:
+    ended = Ended(0, 60.0, False, False, False)
+    assert diagnose(lines_of(path), ended, TABLE).cause is None
+    text = "\n".join(map(clean, lines_of(path)))
+    for cause in TABLE:
+        for pattern in (*cause.patterns, *cause.signs):
+            assert not pattern.search(text), f"{cause.name}: {pattern.pattern}"
+
+
+@pytest.mark.parametrize("path", HEALTHY, ids=lambda path: path.stem)
+def test_a_failure_that_nobody_knows_is_told_with_the_lines_that_matter(path: Path) -> None:
+    death = [
+        "Traceback (most recent call last):",
+        '  File "train.py", line 7, in <module>',
+        "    moon()",
+        "OddError: it is full",
+    ]
+    diagnosis = diagnose([*lines_of(path), *death, "and that was all"], FAILED, TABLE)
+    assert diagnosis.cause is None
+    told = [text for _, text in diagnosis.lines]
+    assert [line for line in told if line in death] == death
+    assert re.search(r"\d+/\d+ \[", "".join(told)), "the last progress bar"
+
+
+NOISE = st.lists(
+    st.sampled_from([line for line in healthy() if not re.search(r"/\d+ \[|Step|'loss'", line)]), max_size=60
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(name=st.sampled_from(sorted(BY_NAME)), before=st.lists(st.sampled_from(healthy()), max_size=300), after=NOISE)
+def test_healthy_lines_around_a_death_change_nothing(name: str, before: list[str], after: list[str]) -> None:
+    lines = [*before, *log_of(BY_NAME[name].log), *after]
+    assert named(lines, EXITS.get(name, FAILED)) == name
+
+
+@settings(max_examples=60, deadline=None)
+@given(first=st.sampled_from(sorted(BY_NAME)), last=st.sampled_from(sorted(BY_NAME)))
+def test_the_last_death_of_a_log_that_was_appended_to_is_the_one(first: str, last: str) -> None:
+    went_on = [f"{at}%|█| {at}/100 [00:0{at}<01:00, 1.00s/it]" for at in range(1, 10)]
+    good = "{'loss': '1.25', 'grad_norm': '0.5', 'learning_rate': '1e-05', 'epoch': '0.1'}"
+    lines = [*log_of(BY_NAME[first].log), *went_on, good, *log_of(BY_NAME[last].log)]
+    assert named(lines, EXITS.get(last, FAILED)) == last
+
+
+def test_of_a_supervised_log_only_the_last_attempt_counts() -> None:
+    begins = "2026-11-21T12:00:00.000Z  graft: attempt 2: python train.py"
+    noted = "2026-11-21T12:00:00.000Z  graft: died (the command ended with exit code 1): CUDA out of memory"
+    lines = [
+        *log_of("gpu_out_of_memory"),
+        noted,
+        begins,
+        "2026-11-21T12:00:01.000Z  Traceback (most recent call last):",
+        "KeyError: 3",
+    ]
+    assert named(lines) is None
+    assert named([*lines[:-2], *log_of("port_in_use")]) == "port_in_use"
+
+
+RANK = "[rank{rank}]: "
+LOST = [
+    "Traceback (most recent call last):",
+    "RuntimeError: [gloo/transport/tcp/pair.cc:553] Connection closed by peer",
+]
+MEMORY = [
+    "Traceback (most recent call last):",
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+]
+ODD = ["Traceback (most recent call last):", "KeyError: 'x'"]
+TORCHRUN = "E1122 api.py:1002] failed (exitcode: {code}) local_rank: 1 (pid: 2) of binary: python"
+
+
+def of_rank(rank: int, lines: list[str]) -> list[str]:
+    return [RANK.format(rank=rank) + line for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("lines", "name"),
+    [
+        ([*of_rank(0, MEMORY), *of_rank(1, LOST)], "gpu_out_of_memory"),
+        ([*of_rank(1, LOST), *of_rank(0, MEMORY)], "gpu_out_of_memory"),
+        ([a for pair in zip(of_rank(1, LOST), of_rank(0, MEMORY), strict=True) for a in pair], "gpu_out_of_memory"),
+        ([*of_rank(1, ODD), *of_rank(0, LOST), TORCHRUN.format(code=1)], None),
+        ([*of_rank(0, LOST), TORCHRUN.format(code=-9)], "killed"),
+        ([*of_rank(0, LOST), TORCHRUN.format(code=-15)], "asked_to_end"),
+        ([*of_rank(0, LOST), TORCHRUN.format(code=1)], "nccl_timeout"),
+        ([*MEMORY, *[f"{at}%| {at}/90 [00:01<00:09, 1it/s]" for at in range(9)], *ODD], None),
+        (["Retrying in 1s [Retry 1/5].", "Name or service not known", *ODD], None),
+        (
+            [*ODD, "", "During handling of the above exception, another exception occurred:", "", *MEMORY],
+            "gpu_out_of_memory",
+        ),
+        (
+            [*MEMORY, "", "During handling of the above exception, another exception occurred:", "", *ODD],
+            "gpu_out_of_memory",
+        ),
+        ([*MEMORY, "Exception ignored in: <function GLContext.__del__>", *ODD], "gpu_out_of_memory"),
+    ],
+)
+def test_the_root_and_not_what_it_brings_about(lines: list[str], name: str | None) -> None:
+    assert named(lines) == name
+
+
+@pytest.mark.parametrize(
+    ("ended", "name"),
+    [
+        (Ended(-9, 9.0, True, False, False), "host_out_of_memory"),
+        (Ended(1, 9.0, True, False, False), "host_out_of_memory"),
+        (Ended(-9, 9.0, False, False, False), "killed"),
+        (Ended(137, 9.0, False, False, False), "killed"),
+        (Ended(-7, 9.0, False, False, False), "shared_memory"),
+        (Ended(-11, 9.0, False, False, False), "segfault"),
+        (Ended(-15, 9.0, False, True, False), "hung"),
+        (Ended(-15, 9.0, False, False, False), "asked_to_end"),
+        (Ended(-15, 9.0, False, False, True), None),
+        (Ended(0, 9.0, False, False, False), None),
+        (Ended(1, 9.0, False, False, False), None),
+    ],
+)
+def test_an_exit_state_where_the_log_says_nothing(ended: Ended, name: str | None) -> None:
+    assert named(lines_of(HEALTHY[0]), ended) == name
+
+
+def test_the_kernels_line_tells_of_memory_where_nothing_counts_it() -> None:
+    line = "[123.4] Memory cgroup out of memory: Killed process 77 (python) total-vm:9kB"
+    assert named([*lines_of(HEALTHY[0]), line], Ended(-9, 9.0, False, False, False)) == "host_out_of_memory"
+
+
+PAD = " " * 25
+WRAPPED = [
+    "11/21 [21:13:09] INFO     | >> Step 4, Loss:           train_starvla.py:276",
+    f"{PAD} {{'action_dit_loss': nan,",
+    f"{PAD} 'learning_rate/base': 1e-06,",
+    f"{PAD} 'epoch': 0.17}})",
+]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        ["{'loss': 0.0, 'grad_norm': nan, 'learning_rate': 1e-05, 'epoch': 0.5}"],
+        ["{'loss': '0', 'grad_norm': 'nan', 'learning_rate': '1e-05', 'epoch': '0.5'}"],
+        ["{'loss': nan, 'grad_norm': 1.5, 'learning_rate': 1e-05, 'epoch': 0.5}"],
+        ['{"current_steps": 8, "total_steps": 60, "loss": NaN, "lr": 1e-05, "epoch": 0.5}'.replace("NaN", "nan")],
+        ["=>> [Global Step] 000120 =>> LR :: 0.000020 -- Loss :: nan"],
+        WRAPPED,
+        [line.replace("'action_dit_loss': nan,", "'action_dit_loss':") for line in WRAPPED[:2]]
+        + [f"{PAD} nan,", *WRAPPED[2:]],
+        [line.replace("nan,", "np.float64(nan),") for line in WRAPPED],
+    ],
+)
+def test_a_loss_that_is_no_number_in_every_upstreams_words(bad: list[str]) -> None:
+    fine = "{'loss': 1.25, 'grad_norm': 0.5, 'learning_rate': 1e-05, 'epoch': 0.5}"
+    assert named([fine, *bad]) == "nan_loss"
+    assert named([fine, *bad, *lines_of(HEALTHY[0])[:5]]) == "nan_loss"
+    assert named([*bad, fine]) is None, "it has recovered"
+    assert named([*bad, *MEMORY]) == "gpu_out_of_memory"
+    assert named([*bad, *ODD]) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "package"),
+    [
+        ("ModuleNotFoundError: No module named 'flash_attn'", "flash_attn"),
+        (
+            "ImportError: Using `bitsandbytes` 4-bit quantization requires bitsandbytes: `pip install -U bitsandbytes>=0.46.1`",
+            "bitsandbytes",
+        ),
+        (
+            "ImportError: LlamaConverter requires the protobuf library but it was not found in your environment.",
+            "protobuf",
+        ),
+        ("importlib.metadata.PackageNotFoundError: No package metadata was found for liger-kernel", "liger-kernel"),
+    ],
+)
+def test_the_missing_packages_name(line: str, package: str) -> None:
+    assert diagnose([line], FAILED, TABLE).found["package"] == package
+
+
+def test_the_module_of_a_package_that_is_there_is_not_to_be_installed() -> None:
+    assert named(["ModuleNotFoundError: No module named 'transformers.deepspeed'"]) == "package_version"
+
+
+def test_remedies_are_those_that_there_are() -> None:
+    for cause in TABLE:
+        assert cause.remedies, cause.name
+        assert {remedy.name for remedy in cause.remedies} <= set(REMEDIES), cause.name
+        assert all(remedy.limit > 0 for remedy in cause.remedies if remedy.name != "report"), cause.name
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+@pytest.mark.parametrize("cause", TABLE, ids=lambda cause: cause.name)
+def test_an_explanation_says_all(cause: Cause, lang: str) -> None:
+    told = explain(LOGS / f"{cause.log}.log", TABLE, lang)
+    if cause.name in SILENT - {"killed", "asked_to_end", "segfault", "aborted"}:
+        assert "hung" not in told, "the log does not tell"
+        return
+    flat = "".join(told.split())
+    assert cause.name in told
+    assert "".join((cause.says_zh if lang == "zh" else cause.says).split()) in flat
+    assert "".join((cause.advice_zh if lang == "zh" else cause.advice).split()) in flat
+    for remedy in cause.remedies:
+        assert remedy.name in told
+
+
+def test_an_explanation_takes_the_exit_state_from_the_supervisors_notes(tmp_path: Path) -> None:
+    note = (
+        "2026-11-21T12:59:00.000Z  graft: died (the command was ended by SIGTERM, without a word for too long): it hung"
+    )
+    log = tmp_path / "log.txt"
+    log.write_text("\n".join([*log_of("hung"), note]), encoding="utf-8")
+    assert "hung: " in explain(log, TABLE, "en")
+    log.write_text(
+        "\n".join([*log_of("hung"), "2026-11-21T12:59:00.000Z  graft: done: ended well at step 80"]), encoding="utf-8"
+    )
+    assert "It did not die." in explain(log, TABLE, "en")
+
+
+def test_ones_own_rows_come_first_and_replace_ours(tmp_path: Path) -> None:
+    row = """[[cause]]
+name = "{name}"
+says = "ours"
+says_zh = "我们的"
+patterns = ['''CUDA out of memory''']
+remedies = [{{ name = "wait", limit = 2, seconds = 5 }}]
+changes_result = "no"
+advice = "a"
+advice_zh = "b"
+log = "none"
+"""
+    own = tmp_path / "causes.toml"
+    own.write_text(row.format(name="killed"), encoding="utf-8")
+    causes = table(own)
+    assert len(causes) == len(TABLE)
+    diagnosis = diagnose(log_of("gpu_out_of_memory"), FAILED, causes)
+    assert diagnosis.cause is not None
+    assert (diagnosis.cause.says, dict(diagnosis.cause.remedies[0].values)) == ("ours", {"seconds": 5})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("says = ", "tells = "), "unknown tells"),
+        (("advice = ", "# "), "lacks advice"),
+        (('"no"', '"perhaps"'), "changes_result"),
+        (("a+", "a("), "patterns"),
+        (("limit = 1", "times = 1"), "limit"),
+    ],
+)
+def test_a_bad_table_is_named(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    own = tmp_path / "causes.toml"
+    row = """[[cause]]
+name = "odd"
+says = "s"
+says_zh = "s"
+patterns = ["a+"]
+remedies = [{ name = "wait", limit = 1 }]
+changes_result = "no"
+advice = "a"
+advice_zh = "a"
+log = "odd"
+"""
+    assert change[0] in row
+    own.write_text(row.replace(*change), encoding="utf-8")
+    with pytest.raises(BadTable, match=rf"causes\.toml, row odd: .*{said}"):
+        table(own)
+
+
+def test_a_million_lines_take_seconds() -> None:
+    line = " 10%|█         | {0}/1000000 [00:04<00:11,  2.56it/s]"
+    lines = [line.format(number) for number in range(1_000_000)] + log_of("gpu_out_of_memory")
+    began = time.monotonic()
+    assert named(lines) == "gpu_out_of_memory"
+    assert time.monotonic() - began < 20.0

@@ -1,0 +1,90 @@
+"""The log of a supervised run: whole, stamped, and short where a bar repaints itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runners.supervise.stamped import Stamped, lines_from, stamp
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def texts(path: Path, start: int = 0) -> list[str]:
+    return [line.split("  ", 1)[1] for line in lines_from(path, start)[1]]
+
+
+def test_a_stamp_is_utc_with_milliseconds() -> None:
+    assert stamp(1_700_000_000.25) == "2023-11-14T22:13:20.250Z"
+
+
+def test_every_line_has_the_time_at_which_it_came(tmp_path: Path) -> None:
+    clock = Clock()
+    log = Stamped(tmp_path / "log", clock)
+    log.feed(b"first\nsec")
+    clock.now += 2.5
+    log.feed(b"ond\n\nlast")
+    log.close()
+    assert lines_from(tmp_path / "log", 0)[1] == [
+        "2023-11-14T22:13:20.000Z  first",
+        "2023-11-14T22:13:22.500Z  second",
+        "2023-11-14T22:13:22.500Z  ",
+        "2023-11-14T22:13:22.500Z  last",
+    ]
+
+
+def test_a_bar_leaves_one_state_a_second_and_its_last(tmp_path: Path) -> None:
+    clock = Clock()
+    log = Stamped(tmp_path / "log", clock)
+    for count in range(40):
+        log.feed(f"\r{count}/40".encode())
+        clock.now += 0.25
+    assert log.last == "39/40"
+    log.feed(b"\nend\r\n")
+    log.close()
+    shown = texts(tmp_path / "log")
+    assert shown[-1] == "end"
+    assert shown[-2] == "39/40"
+    assert 9 <= len(shown) <= 13
+    numbers = [int(text.split("/")[0]) for text in shown[:-1]]
+    assert numbers == sorted(numbers)
+
+
+@given(
+    st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029")), min_size=1
+    ),
+    st.data(),
+)
+def test_no_line_is_lost_however_the_bytes_are_cut(lines: list[str], data: st.DataObject) -> None:
+    import tempfile
+
+    whole = "\n".join(lines).encode() + b"\n"
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=6)))
+    with tempfile.TemporaryDirectory() as folder:
+        log = Stamped(Path(folder) / "log", Clock())
+        for first, last in zip([0, *cuts], [*cuts, len(whole)], strict=True):
+            log.feed(whole[first:last])
+        log.close()
+        kept = (Path(folder) / "log").read_text(encoding="utf-8").split("\n")[:-1]
+    assert [line.split("  ", 1)[1] for line in kept] == "\n".join(lines).split("\n")
+
+
+def test_a_second_writer_appends(tmp_path: Path) -> None:
+    first = Stamped(tmp_path / "log", Clock())
+    first.feed(b"one\n")
+    first.close()
+    second = Stamped(tmp_path / "log", Clock())
+    start = second.size()
+    second.note("two\nthree")
+    second.close()
+    assert texts(tmp_path / "log", start) == ["graft: two", "graft: three"]
+    assert lines_from(tmp_path / "log", start)[0] == 1

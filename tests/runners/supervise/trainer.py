@@ -1,0 +1,183 @@
+"""A trainer in one file, as small as a command can be that dies of the things that real ones die of.
+
+It fits a line with momentum in plain Python floats: batches of a seeded order, accumulation, checkpoints with weights,
+momentum and rate, a metrics.jsonl. Gradients are summed sample by sample over batch and accumulation, so that a split
+of the same global batch gives the same bits. `--fault NAME` says what it dies of; a fault that is to happen once leaves
+a mark in the folder `--marks`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import resource
+import signal
+import socket
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+SAMPLES = 64
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add = parser.add_argument
+    add("--output", type=Path, required=True)
+    add("--steps", type=int, default=40)
+    add("--batch", type=int, default=8)
+    add("--accumulation", type=int, default=1)
+    add("--rate", type=float, default=0.05)
+    add("--rate-at", default="", help="STEP:RATE, as an uninterrupted run would change it")
+    add("--save-every", type=int, default=5)
+    add("--workers", type=int, default=2)
+    add("--timeout", type=float, default=60.0)
+    add("--resume", type=Path)
+    add("--fault", default="")
+    add("--at", type=int, default=23)
+    add("--times", type=int, default=1)
+    add("--marks", type=Path)
+    add("--pause", type=float, default=0.0, help="seconds a step")
+    add("--noise", type=float, default=0.0, help="standard deviation of what every label has beside the line")
+    add("--ballast", type=int, default=0, help="bytes that every checkpoint weighs more")
+    return parser.parse_args()
+
+
+def samples() -> list[tuple[float, float]]:
+    draw = random.Random(5)
+    return [(x, 3.0 * x - 1.0) for x in (draw.uniform(-1, 1) for _ in range(SAMPLES))]
+
+
+def due(chosen: argparse.Namespace) -> bool:
+    """Whether a fault that happens `--times` times has not yet happened so often; counts it."""
+    chosen.marks.mkdir(parents=True, exist_ok=True)
+    number = len(list(chosen.marks.iterdir()))
+    if number >= chosen.times:
+        return False
+    (chosen.marks / str(number)).touch()
+    return True
+
+
+def before(chosen: argparse.Namespace) -> None:
+    """What can go wrong before the first step."""
+    fault = chosen.fault
+    if fault == "gl" and os.environ.get("MUJOCO_GL", "glfw") == "glfw":
+        sys.exit("mujoco.FatalError: gladLoadGL error\nGLFWError: X11: The DISPLAY environment variable is missing")
+    if fault == "hub":
+        endpoint = os.environ.get("HF_ENDPOINT", chosen.marks.read_text(encoding="utf-8"))
+        print(f"asking {endpoint}")
+        with urllib.request.urlopen(f"{endpoint}/api/models/tiny", timeout=10) as answer:
+            answer.read()
+    if fault == "wandb" and os.environ.get("WANDB_MODE") != "offline":
+        sys.exit("wandb.errors.CommError: Run initialization has timed out after 90.0 sec.")
+    if fault == "port":
+        with socket.socket() as bound:
+            bound.bind(("127.0.0.1", int(os.environ["MASTER_PORT"])))
+    if fault == "package":
+        import tinymissing
+
+        print(tinymissing.__name__)
+    if fault == "files":
+        held = [open(os.devnull, encoding="utf-8") for _ in range(200)]  # noqa: SIM115
+        del held
+    if fault == "option":
+        sys.exit("trainer.py: error: unrecognized arguments: --bacth 8")
+    if fault == "timeout" and chosen.timeout < 200:
+        sys.exit(
+            f"[rank1]:[E] ProcessGroupNCCL.cpp:616] [Rank 1] Watchdog caught collective operation timeout: "
+            f"WorkNCCL(SeqNum=1, OpType=ALLREDUCE, Timeout(ms)={chosen.timeout * 1000:.0f}) ran for too long"
+        )
+
+
+def during(chosen: argparse.Namespace, step: int) -> None:
+    """What can go wrong at step `--at`, or from it on."""
+    fault = chosen.fault
+    if step < chosen.at:
+        return
+    if fault == "gpu_memory" and chosen.batch > 2:
+        raise MemoryError("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has no more")
+    if fault == "host_memory":
+        resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))
+        held = [bytearray(100 << 20) for _ in range(chosen.batch)]
+        del held
+    if fault == "workers" and chosen.workers > 0:
+        sys.exit("RuntimeError: DataLoader worker (pid 4711) is killed by signal: Bus error. It is possible that "
+                 "dataloader's workers are out of shared memory.")  # fmt: skip
+    if fault == "assert":
+        sys.exit("RuntimeError: CUDA error: device-side assert triggered")
+    if fault == "odd":
+        sys.exit("Traceback (most recent call last):\n  nobody knows\nOddError: the moon is full")
+    once = ("kill", "unreadable", "hang", "term", "segfault", "busy")
+    if step == chosen.at and fault in once and due(chosen):
+        if fault == "hang":
+            time.sleep(600)
+        if fault == "busy":
+            sys.exit("huggingface_hub.errors.HfHubHTTPError: 429 Client Error: Too Many Requests for url")
+        signals = {"term": signal.SIGTERM, "segfault": signal.SIGSEGV}
+        os.kill(os.getpid(), signals.get(fault, signal.SIGKILL))
+
+
+def save(chosen: argparse.Namespace, step: int, state: dict[str, object]) -> None:
+    """Writes a checkpoint; `whole.json` comes last. Killed in the midst of it with the fault `torn`.
+
+    The fault `power` loses the end of the last file that a dead machine had not brought to the disk.
+    """
+    folder = chosen.output / f"checkpoint-{step}"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = " " * chosen.ballast + json.dumps(state)
+    torn = chosen.fault in ("torn", "power") and step == 20 and due(chosen)
+    with (folder / "state.json").open("w", encoding="utf-8") as out:
+        out.write(text[: len(text) // 2] if torn else text)
+        out.flush()
+    if torn and chosen.fault == "torn":
+        os.kill(os.getpid(), signal.SIGKILL)
+    (folder / "whole.json").write_text("{}", encoding="utf-8")
+    if torn:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main() -> None:
+    chosen = options()
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    before(chosen)
+    data, begin = samples(), 0
+    weight, bias, speed = 0.0, 0.0, [0.0, 0.0]
+    rate = chosen.rate
+    if chosen.resume:
+        if chosen.fault == "unreadable" and chosen.resume.name == "checkpoint-20":
+            sys.exit("RuntimeError: PytorchStreamReader failed reading zip archive: failed finding central directory")
+        kept = json.loads((chosen.resume / "state.json").read_text(encoding="utf-8"))
+        begin, weight, bias, speed = kept["step"], kept["weight"], kept["bias"], kept["speed"]
+    for step in range(begin + 1, chosen.steps + 1):
+        if chosen.rate_at and step > int(chosen.rate_at.split(":")[0]):
+            rate = float(chosen.rate_at.split(":")[1])
+        order = random.Random(step)
+        batch = [data[order.randrange(SAMPLES)] for _ in range(chosen.batch * chosen.accumulation)]
+        if chosen.noise:
+            batch = [(x, y + order.gauss(0, chosen.noise)) for x, y in batch]
+        during(chosen, step)
+        loss = slope = shift = 0.0
+        for x, y in batch:
+            off = weight * x + bias - y
+            loss, slope, shift = loss + off * off, slope + 2 * off * x, shift + 2 * off
+        loss, slope, shift = (value / len(batch) for value in (loss, slope, shift))
+        if chosen.fault == "nan" and step >= chosen.at and rate > 0.03:
+            slope = math.nan
+        speed = [0.5 * speed[0] + slope, 0.5 * speed[1] + shift]
+        weight, bias = weight - rate * speed[0], bias - rate * speed[1]
+        with (chosen.output / "metrics.jsonl").open("a", encoding="utf-8") as out:
+            out.write(json.dumps({"step": step, "loss": loss, "learning_rate": rate}) + "\n")
+        print(f"step {step}/{chosen.steps} loss {loss:.6f}", flush=True)
+        if step % chosen.save_every == 0:
+            save(chosen, step, {"step": step, "weight": weight, "bias": bias, "speed": speed})
+        time.sleep(chosen.pause)
+    final = {"weight": weight.hex(), "bias": bias.hex()}
+    (chosen.output / "final.json").write_text(json.dumps(final), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

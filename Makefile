@@ -41,15 +41,17 @@ OID_TESTS := tests/oid
 ELSEWHERE := $(addprefix --ignore=,$(METHOD_TESTS) $(INFODYN_TESTS) $(OID_TESTS) $(STANDIN_TESTS) $(SAGR_TESTS) $(REAL_TESTS) $(STARVLA_TESTS))
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-engine test-methods test-upstreams openvla starvla infodyn lint bench clean engine engine-dev graft
+.PHONY: help demo test test-engine test-methods test-upstreams llamafactory openvla starvla infodyn lint bench clean engine engine-dev graft
 
 help:
 	@echo "make demo            build the environments, graft, train off and on, a chapter a method: artifacts/demo/report.html"
+	@echo "                     (REPORT_LANG=zh: in Chinese; without it as the locale says)"
 	@echo "make test            set up and run the tests: the engine's, then those inside the grafted LLaMA-Factory"
 	@echo "make test-upstreams  the heavy tests on real upstreams"
+	@echo "make llamafactory    fetch and graft LLaMA-Factory, and build its environment"
 	@echo "make openvla         fetch and graft openvla and LIBERO, and build the environment that runs both"
 	@echo "make starvla         fetch and graft starVLA, and build the environment that runs its trainer"
-	@echo "make infodyn         build the environment of runners/analyze_oid.py (omegaid; GPU=1 adds cupy)"
+	@echo "make infodyn         build the environment of analyze-oid and infodyn-digits (omegaid; GPU=1 adds cupy)"
 	@echo "make lint            ruff check, ruff format --check, mypy"
 	@echo "make bench           every figure of bench/, one JSON object a line"
 	@echo "make clean           remove environments, caches and artifacts; upstreams/ stays"
@@ -70,7 +72,7 @@ demo: graft
 	@$(ENGINE) apply.py status --reach
 	@$(BUILD_METHOD)
 	@$(BUILD_INFODYN)
-	@$(ENGINE) -m demo
+	@$(ENGINE) -m demo $(if $(REPORT_LANG),--lang $(REPORT_LANG))
 
 test: engine-dev graft
 	@$(BUILD_METHOD) -r envs/LLaMA-Factory/requirements-dev.txt
@@ -93,6 +95,10 @@ test-methods:
 	$(METHOD) -m pytest -ra -m "not upstream_heavy" $(PYTEST_ARGS) $(SAGR_TESTS) || code=1; \
 	echo "==> tests: Omega-ID of expert pairs"; \
 	$(INFODYN) -m pytest -ra $(PYTEST_ARGS) $(OID_TESTS) || code=1; exit $$code
+
+llamafactory: UPSTREAMS := LLaMA-Factory
+llamafactory: graft
+	@$(BUILD_METHOD)
 
 openvla: engine
 	@$(ENGINE) apply.py openvla LIBERO

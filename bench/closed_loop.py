@@ -47,6 +47,8 @@ from bench.closed_loop_policy import (  # noqa: E402
     train_policy,
 )
 from bench.measure import machine  # noqa: E402
+from runners.words import Words  # noqa: E402
+from runners.words import add_option as add_language  # noqa: E402
 from tests.standins.starvla_project import StarVLAProject  # noqa: E402
 
 EPISODES, THINGS = 50, 4
@@ -211,7 +213,7 @@ def surprises(results: Any, arm: str) -> dict[str, dict[str, float]] | None:
     }
 
 
-def films_of(place: Path, arms: Sequence[str]) -> dict[str, bytes]:
+def films_of(place: Path, arms: Sequence[str], words: Words) -> dict[str, bytes]:
     """The first episode in the moved world in which the last arm wins and the compared one does not, else the first."""
     from runners.reach_world.evaluate import WORLDS, read_log
     from runners.reach_world.video import filmed
@@ -224,7 +226,9 @@ def films_of(place: Path, arms: Sequence[str]) -> dict[str, bytes]:
     model = place.parent / MODEL
     policies = {arm: policy_of(arm, model, place / f"{ARMS[arm].trained}.pt") for arm in dict.fromkeys((base, last))}
     film = filmed(policies, seed, WORLDS["moved"], execute_steps=EXECUTE, limit=LIMIT)
-    return {f"Episode {seed} in the world moved, at half speed: {' and '.join(policies)}": film}
+    return {
+        words("Episode {seed} in the world moved, at half speed: {arms}", seed=seed, arms=" | ".join(policies)): film
+    }
 
 
 def state_of(episodes: int) -> str:
@@ -249,6 +253,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="seeds at a time")
     parser.add_argument("--keep", type=Path, help="folder for weights and logs, so that a stopped run can go on")
     parser.add_argument("--report", type=Path, help="HTML file with tables, plots and a film")
+    add_language(parser)
     options = parser.parse_args()
     arms = list(dict.fromkeys(options.arms.split(",")))
     if unknown := [name for name in arms if name not in ARMS]:
@@ -272,8 +277,9 @@ def main() -> int:
         if options.report:
             from runners.reach_world.report import page
 
+            words = Words(options.lang)
             options.report.parent.mkdir(parents=True, exist_ok=True)
-            options.report.write_text(page(results, films_of(places[0], arms), REMARKS), encoding="utf-8")
+            options.report.write_text(page(results, films_of(places[0], arms, words), REMARKS, words), encoding="utf-8")
         told = {
             seed: {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(place.glob("*.json"))}
             for seed, place in places.items()

@@ -196,7 +196,7 @@ def train_policy(trained: str, seed: int, examples: Sequence[dict[str, Any]], mo
 def stages_of(trained: str, model: Path) -> list[tuple[str, Any, Sequence[str], int, float]]:
     """Name, configuration, frozen modules, optimizer steps and learning rate of each stage of a policy.
 
-    As runners/starvla_sagr_flow.py has them with `--grounding`; `ungrounded` is without it.
+    As the runner starvla-sagr-flow has them with `--grounding`; `ungrounded` is without it.
     """
     from starVLA.sagr.stages import LOSSES, STAGES
 

@@ -3,7 +3,7 @@
     python bench/oid.py [--json] [--runs N]        in the environment of `make infodyn`
 
 Ten probe files of 2000 samples, four experts and one target of 64 features each, are written to a temporary folder;
-then `runners/analyze_oid.py` runs on it with its default options (rank 4, 50 surrogates and 50 halves) in two
+then `python -m runners analyze-oid` runs on it with its default options (rank 4, 50 surrogates and 50 halves) in two
 processes, as its users start it. The figure is the wall time of that command. The last line is one JSON object.
 """
 
@@ -54,6 +54,7 @@ def write_run(run: Path) -> None:
 
 
 def measure(runs: int) -> dict[str, Any]:
+    from runners import table
     from runners.oid.decomposition import NAMES
 
     taken, worked = [], []
@@ -65,7 +66,7 @@ def measure(runs: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
         write_run(run)
-        command = [sys.executable, str(ROOT / "runners" / "analyze_oid.py"), "--run-dir", folder, "--jobs", str(JOBS)]
+        command = table.command("analyze-oid", "--run-dir", folder, "--jobs", JOBS, python=sys.executable)
         for _ in range(runs):
             before = processor()
             taken.append(seconds(lambda: subprocess.run(command, check=True, capture_output=True)))

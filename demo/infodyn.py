@@ -17,10 +17,12 @@ from demo.runs import RunFailed, logged
 from demo.trees import OFFLINE
 from runners.digests import Digests, checkout_state, commit_of, write_whole
 from runners.versions import versions_of
+from runners.words import default_language
 
 CHECKOUT, ANALYST = Path("upstreams/LLaMA-Factory"), Path(".venvs/infodyn/bin/python")
-RUNNER, COUNTS = Path("runners/infodyn_llamafactory.py"), Path("demo/infodyn_counts.py")
-CODE = (RUNNER, COUNTS, Path("demo/infodyn_off.py"), Path("runners/analyze_oid.py"), Path("runners/oid"))
+RUNNER, COUNTS = ("-m", "runners", "infodyn-llamafactory"), Path("demo/infodyn_counts.py")
+RUN = ("demo/infodyn_off.py", "runners/infodyn_llamafactory.py", "runners/analyze_oid.py", "runners/oid")
+CODE = (COUNTS, *map(Path, RUN))
 STAMP = "graft-environment.json"
 """What envs/build.py leaves in an environment that it made."""
 STEPS = 280
@@ -36,10 +38,10 @@ def run(python: Path, home: Path) -> dict[str, Any]:
     versions. Raises RunFailed with the end of what the runner said.
     """
     work, record, digests = home / "work", home / "run.json", Digests()
-    command = [str(python), str(RUNNER), str(work), "--steps", str(STEPS)]
+    command = [str(python), *RUNNER, str(work), "--steps", str(STEPS)]
     stamps = [each.parent.parent / STAMP for each in (python, ANALYST)]
     parts = [digests.of(path) if path.exists() else "" for path in (*CODE, *stamps)]
-    key = " ".join([*command, str(ANALYST.exists()), checkout_state(CHECKOUT, digests), *parts])
+    key = " ".join([*command, str(ANALYST.exists()), checkout_state(CHECKOUT, digests), *parts, default_language()])
     if record.exists() and (known := of_json(record))["key"] == key:
         print(f"    kept in {work} ({known['seconds']:.0f} s then)", flush=True)
         return known

@@ -17,6 +17,7 @@ from demo.trees import graft_of
 from runners.digests import commit_of
 from runners.openvla_facts import trace_in
 
+RUNNER = "openvla-gradient-surgery"
 REPORT = "openvla-report.html"
 """The runner's own report, beside the demo's."""
 STEPS, PROBE = 60, 24
@@ -54,7 +55,7 @@ def command_of(tree: Tree, home: Path) -> list[str]:
     }
     settings = [word for one in (*tree.settings, *SETTINGS) for word in ("--set", one)]
     given = [str(word) for pair in options.items() for word in pair]
-    return [sys.executable, "runners/openvla_gradient_surgery.py", "--cpu", *given, *settings]
+    return [sys.executable, "-m", "runners", RUNNER, "--cpu", *given, *settings]
 
 
 def materials_of(tree: Tree, home: Path) -> Path:
@@ -88,7 +89,7 @@ def run(command: list[str], log: Path) -> None:
                 print(line.rstrip(), flush=True)
     if process.returncode:
         tail = tail_of(log.read_text(encoding="utf-8"))
-        raise RunFailed(f"{' '.join(command[:2])} ended with {process.returncode}; the whole log is {log}\n{tail}")
+        raise RunFailed(f"{RUNNER} ended with {process.returncode}; the whole log is {log}\n{tail}")
 
 
 def tail_of(text: str) -> str:

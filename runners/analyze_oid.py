@@ -1,10 +1,10 @@
 """Omega-ID of a run's expert pairs: what they hold redundantly, alone and together about a target, over epochs.
 
-    python runners/analyze_oid.py --run-dir RUN [--probe-name P] [--top-n-experts 4] [--redundancy MMI|CCS] [--out DIR]
+    python -m runners analyze-oid --run-dir RUN [--probe-name P] [--top-n-experts 4] [--redundancy MMI|CCS] [--out DIR]
 
 Runs in the environment of `make infodyn`. Reads RUN/probes/P/epoch_N.pt.gz and writes RUN/oid_plots/P/: report.html,
-its pictures as SVG files, and atoms.csv. With OMEGAID_BACKEND=cupy omegaid computes on a GPU (see
-envs/infodyn/requirements-gpu.txt).
+its pictures as SVG files, and atoms.csv. An analysis that was stopped goes on with the pairs that are left. With
+OMEGAID_BACKEND=cupy omegaid computes on a GPU (see envs/infodyn/requirements-gpu.txt).
 Exit codes: 0 all done, 1 no pair could be computed, 2 bad options or nothing to analyse, 3 done, but files were skipped
 that are damaged or foreign, 130 interrupted.
 """
@@ -14,15 +14,15 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from runners import table
 from runners.oid.parallel import one_thread
+from runners.words import Words
+from runners.words import add_option as add_language
 
 NAME = "analyze_oid"
 RANKS = {"gaussian": 4, "discrete": 1}
@@ -44,7 +44,7 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def parser() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(prog=f"runners/{NAME}.py", description=(__doc__ or "").split("\n\n")[0])
+    options = table.parser(NAME, __doc__)
     options.add_argument("--run-dir", type=Path, required=True, metavar="RUN", help="folder that holds probes/")
     options.add_argument("--probe-name", metavar="P", help="one probe; default: all that the run has")
     options.add_argument("--top-n-experts", type=at_least(2), default=4, metavar="N", help="default 4")
@@ -77,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--seed", type=at_least(0), default=0)
     options.add_argument("--jobs", type=at_least(1), default=cores(), help="processes; default: the cores")
+    add_language(options)
     return options
 
 
@@ -84,6 +85,7 @@ def run(options: argparse.Namespace, probe: str) -> int:
     """Analyses one probe; returns an exit code. Raises Nothing, and KeyboardInterrupt with words once it writes."""
     from runners.oid.analysis import Choice, analyse
     from runners.oid.estimate import Settings
+    from runners.oid.kept import FILE, Kept, key_of
     from runners.oid.report import report_files, write_files
     from runners.oid.table import csv_text
     from runners.versions import versions_of
@@ -97,15 +99,19 @@ def run(options: argparse.Namespace, probe: str) -> int:
         seed=options.seed,
     )
     choice = Choice(options.top_n_experts, options.rows, options.max_samples, options.jobs)
-    analysis = analyse(options.run_dir, probe, choice, settings)
     made = {name: str(value) for name, value in sorted({**vars(settings), **vars(choice)}.items())}
-    analysis = replace(analysis, made_with=made | versions_of(sys.executable, NEEDED))
+    made |= versions_of(sys.executable, NEEDED)
     folder = (options.out or options.run_dir / "oid_plots") / probe
-    files = {"atoms.csv": csv_text(analysis.results, settings), **report_files(analysis)}
+    kept = Kept(folder / FILE, key_of(options.run_dir / "probes" / probe, made))
+    if kept.known:
+        print(f"{probe}: {len(kept.known)} pairs are kept of an analysis that was stopped", file=sys.stderr)
+    analysis = replace(analyse(options.run_dir, probe, choice, settings, kept), made_with=made)
+    files = {"atoms.csv": csv_text(analysis.results, settings), **report_files(analysis, Words(options.lang))}
     try:
         write_files(folder, files)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{folder} may hold files of two analyses, each whole: run it again") from None
+    kept.drop()
     for line in analysis.skipped:
         print(f"skipped: {line}", file=sys.stderr)
     computed = [result for result in analysis.results if result.values]
@@ -156,15 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
             codes.append(2)
         except KeyboardInterrupt as error:
-            print(f"interrupted: {str(error) or f'nothing was written for {probe}'}", file=sys.stderr)
+            otherwise = f"nothing was written for {probe}; finished pairs are kept: run it again"
+            print(f"interrupted: {str(error) or otherwise}", file=sys.stderr)
             return 130
     return next((code for code in (2, 1, 3) if code in codes), 0)
-
-
-def interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, interrupt)
-    sys.exit(main())

@@ -1,11 +1,11 @@
 """Schedules and experts compared on scikit-learn's digits in four tasks: accuracy, forgetting, PI, experts used.
 
-    python runners/infodyn_digits.py [--json] [--seeds 5] [--arms "dynamic, memory" ...] [--out DIR] [--no-probes]
+    python -m runners infodyn-digits [--json] [--seeds 5] [--arms "dynamic, memory" ...] [--work DIR] [--no-probes]
 
 Runs in the environment of `make infodyn`, which has scikit-learn and omegaid. Writes report.html and results.json to
-artifacts/infodyn_digits; each finished run is kept there, so that a stopped comparison goes on where it was. The runs
+--work; each finished run is kept there, and the same command goes on where a stopped comparison was. The runs
 of the first seed with the schedules `blocks` and `dynamic` under the last routing are made once more with activation
-probes, and their files analysed by runners/analyze_oid.py. The last line printed is one JSON object.
+probes, and their files analysed by analyze-oid. The last line printed is one JSON object.
 Exit codes: 0 all done, 1 the analysis of the probes failed (the report says why), 2 bad options, or no scikit-learn.
 """
 
@@ -23,9 +23,8 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from bench.measure import machine
+from runners import places, table
 from runners.digests import write_whole
 from runners.digits import data
 from runners.digits.data import TASKS
@@ -35,8 +34,12 @@ from runners.digits.report import Picture, page
 from runners.digits.results import ARMS, DECIDED, MEASURES, Results, decided, name_of
 from runners.digits.training import Settings
 from runners.versions import versions_of
+from runners.words import Words
+from runners.words import add_option as add_language
 
-OUT = Path(__file__).resolve().parents[1] / "artifacts" / "infodyn_digits"
+NAME = "infodyn_digits"
+SIZE = 256 << 20
+"""Bytes that kept runs, probes and reports take at most."""
 PACKAGES = ("torch", "scikit-learn", "omegaid")
 
 
@@ -87,7 +90,7 @@ def show(results: Results) -> None:
         print(f"{name_of(arm):20}" + "".join(f"{cell:>18}" for cell in cells))
 
 
-def probed(results: Results, out: Path, jobs: int) -> tuple[list[Picture], list[str]]:
+def probed(results: Results, out: Path, jobs: int, words: Words) -> tuple[list[Picture], list[str]]:
     """Pictures of the probed runs, and why one has none."""
     routers = [router for _, router in results.arms]
     done, failed = {}, []
@@ -97,15 +100,15 @@ def probed(results: Results, out: Path, jobs: int) -> tuple[list[Picture], list[
             continue
         run_dir = out / "runs" / f"{arm[0]}-{arm[1]}-seed-{results.seeds[0]}"
         probed_run(arm, results.seeds[0], results.settings, run_dir)
-        if why := analysed(arm, run_dir, jobs):
+        if why := analysed(arm, run_dir, jobs, words.lang):
             failed.append(why)
         else:
             done[name_of(arm)] = run_dir
-    return pictures_in(done) if done else [], failed
+    return pictures_in(done, words) if done else [], failed
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = table.parser(NAME, __doc__)
     defaults, known = Settings(), [name_of(arm) for arm in ARMS]
     parser.add_argument("--json", action="store_true", help="print the JSON object only")
     parser.add_argument("--seeds", type=int, default=5)
@@ -115,7 +118,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=defaults.steps, help=f"a choice, default {defaults.steps}")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--no-probes", action="store_true", help="leave the probes and their analysis out")
-    parser.add_argument("--out", type=Path, default=OUT, metavar="DIR")
+    places.add_options(parser, NAME, also=["--out"], data=False, hub=False)
+    add_language(parser)
     options = parser.parse_args(arguments)
     if options.seeds < 1 or options.jobs < 1 or options.steps < 1:
         parser.error("--seeds, --jobs and --steps must be at least 1")
@@ -131,32 +135,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"error: {error}, or use .venvs/infodyn (make infodyn)", file=sys.stderr)
         return 2
-    began, resumed = time.perf_counter(), (options.out / "kept").exists()
+    try:
+        here = places.resolve(options, NAME)
+        places.refuse_below(here, {"--work": SIZE})
+        places.need(here.work, SIZE, "the comparison")
+    except places.Refused as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    out = here.work
+    began, resumed = time.perf_counter(), (out / "kept").exists()
     settings = Settings(choices=options.choices, steps=options.steps)
     arms = [arm for arm in ARMS if name_of(arm) in options.arms]
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     pairs = [(arm, seed) for seed in seeds for arm in arms]
     with ProcessPoolExecutor(options.jobs, initializer=one_thread) as pool:
         count = len(pairs)
-        found = list(pool.map(kept_run, *zip(*pairs, strict=True), [settings] * count, [options.out / "kept"] * count))
+        found = list(pool.map(kept_run, *zip(*pairs, strict=True), [settings] * count, [out / "kept"] * count))
     runs: dict[Arm, dict[int, Any]] = {arm: {} for arm in arms}
     for (arm, seed), run in zip(pairs, found, strict=True):
         runs[arm][seed] = run
     results = Results(runs, settings, versions_of(sys.executable, PACKAGES) | {"machine": machine()})
     one_thread()
-    pictures, failed = ([], []) if options.no_probes else probed(results, options.out, options.jobs)
+    words = Words(options.lang)
+    pictures, failed = ([], []) if options.no_probes else probed(results, out, options.jobs, words)
     figures = {**figures_of(results), "machine": machine()}
     # Of a comparison that went on where it was, the wall time would be that of a part.
     figures["seconds"] = None if resumed else round(time.perf_counter() - began)
     figures["cpu_seconds_of_training"] = round(sum(run["cpu_seconds"] for run in found))
-    write_whole(options.out / "results.json", json.dumps(figures))
-    write_whole(options.out / "report.html", page(results, pictures, failed))
+    write_whole(out / "results.json", json.dumps(figures))
+    write_whole(out / "report.html", page(results, pictures, failed, words))
     if not options.json:
         show(results)
-        print("".join(f"{line}\n" for line in failed) + f"{options.out / 'report.html'}")
+        print("".join(f"{line}\n" for line in failed) + f"{out / 'report.html'}")
     print(json.dumps(figures))
     return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,11 +1,15 @@
 """Trains a tiny Qwen3-MoE on three data sets whose order evaluations decide, with activation probes, natively.
 
-    .venvs/LLaMA-Factory/bin/python runners/infodyn_llamafactory.py FOLDER [--steps 480] [--router gaussian]
+    python -m runners infodyn-llamafactory [FOLDER] [--steps 480] [--router gaussian]
 
-Nothing is downloaded: model, tokenizer and data are made in FOLDER, and FOLDER/train.yaml is what
-`llamafactory-cli train` reads. The run lies in FOLDER/run: `schedule.jsonl` has every choice with its reason and every
-evaluation, `probes/` the activations. `runners/analyze_oid.py --run-dir FOLDER/run` follows, in the environment of
-`make infodyn`; without one it is named and left out.
+Needs `make llamafactory`. Nothing is downloaded: model, tokenizer and data are made in FOLDER (by default below the
+place for runs), and FOLDER/train.yaml is what `llamafactory-cli train` reads. The run lies in FOLDER/run:
+`schedule.jsonl` there has every choice with its reason and every evaluation, `probes/` the activations, `log.txt` what
+was printed. To resume a stopped run, run the same command again: it goes on from the last checkpoint, to the same
+weights.
+`python -m runners analyze-oid --run-dir FOLDER/run` follows, in the environment of `make infodyn`; without one it is
+named and left out.
+Exit codes: 0 done, 1 the training failed, 2 bad options or no environment, 130 interrupted, else the analysis's.
 """
 
 from __future__ import annotations
@@ -15,15 +19,27 @@ import importlib.util
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-CHECKOUT = ROOT / "upstreams" / "LLaMA-Factory"
-ANALYST = ROOT / ".venvs" / "infodyn" / "bin" / "python"
+from runners import places, table, words
+from runners.digests import Digests, checkout_state, write_whole
+from runners.processes import Busy, sole
+from runners.progress import View
+from runners.stages import Engine, Stage
+from runners.supervise.checkpoints import found, last_good, quarantine
+from runners.supervise.command import families, recognise
+from runners.versions import versions_of
+
+NAME = "infodyn_llamafactory"
+CHECKOUT = table.ROOT / "upstreams" / "LLaMA-Factory"
+ANALYST = table.interpreter("infodyn")
+CLI = Path(sys.executable).parent / "llamafactory-cli"
+SIZE = 256 << 20
+"""Bytes that model, checkpoint, probes and analysis take at most."""
 NEEDED = ("torch", "transformers", "llamafactory")
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 TASKS = ("echo", "reverse", "sort")
@@ -145,6 +161,52 @@ def settings(home: Path, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def training(home: Path, options: argparse.Namespace, environment: Mapping[str, str], engine: Engine) -> Stage:
+    """The training as a stage in `home`/run, what it needs being written first; a stopped one goes on."""
+    write_data(home / "data", options.seed)
+    write_model(home / "model", options.seed)
+    config, run = home / "train.yaml", home / "run"
+    write_whole(config, json.dumps(settings(home, options), indent=2))
+    added = {
+        **environment,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(CHECKOUT / "src"), os.environ.get("PYTHONPATH")])),
+        "HF_HUB_OFFLINE": "1",
+        "DISABLE_VERSION_CHECK": "1",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
+    command = [str(CLI), "train", str(config)]
+    return Stage(
+        name="train",
+        folder=run,
+        command=command,
+        outputs=[run / "schedule.jsonl", run / "train_results.json"],
+        inputs={"configuration": config, "model": home / "model", "data": home / "data"},
+        options={"checkout": checkout_state(CHECKOUT, engine.digests), **versions_of(sys.executable, NEEDED)},
+        environment=added,
+        resume=lambda: going_on(command, home, added, engine.say),
+        metrics=["trainer_log.jsonl"],
+        total=options.steps,
+    )
+
+
+def going_on(
+    command: Sequence[str], home: Path, environment: Mapping[str, str], say: Callable[[str], None]
+) -> list[str] | None:
+    """The command that goes on from the last whole checkpoint, None where there is none.
+
+    The Trainer and the schedule restore everything: weights, choices and probes come out as in one go.
+    """
+    known = recognise(command, home, environment, families())
+    good = last_good(known, say)
+    if good is None:
+        return None
+    for item in found(known):
+        if item.step > good.step:
+            # The Trainer keeps only the latest, and would take the damaged one for it.
+            quarantine(item)
+    return list(known.resumed(good).words)
+
+
 def show(log: Path) -> None:
     """Prints every choice with its reason, and the last accuracy and PI of each task."""
     last: dict[str, dict[str, Any]] = {}
@@ -162,15 +224,23 @@ def show(log: Path) -> None:
         print(f"{task:8} accuracy {metrics['avg_accuracy']:.3f}, PI {metrics['avg_pi']:.3f} at step {metrics['step']}")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="where everything lies; its `run` is removed first")
+def parser_of() -> argparse.ArgumentParser:
+    parser = table.parser(NAME, __doc__)
+    parser.add_argument("folder", nargs="?", help="where everything lies, as --work")
     parser.add_argument("--steps", type=int, default=480, help="optimizer steps at most (default 480)")
     parser.add_argument("--chunk-steps", type=int, default=20, help="steps on one task before the next choice")
     parser.add_argument("--policy", default="progress", choices=("progress", "learning", "need"))
     parser.add_argument("--router", default="linear", choices=("linear", "gaussian"))
     parser.add_argument("--seed", type=int, default=7)
-    options = parser.parse_args()
+    places.add_options(parser, NAME, data=False, hub=False)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = parser_of()
+    options = parser.parse_args(arguments)
+    if options.folder and options.work:
+        parser.error("FOLDER and --work name the same place: give one")
     if min(options.steps, options.chunk_steps) < 1:
         parser.error("--steps and --chunk-steps must be at least 1")
     if not (CHECKOUT / "src" / "llamafactory" / "infodyn").is_dir():
@@ -179,44 +249,40 @@ def main() -> int:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         print(
-            f"{sys.executable} has no {', '.join(missing)}: run this with .venvs/LLaMA-Factory/bin/python, which "
-            "`make demo` builds",
+            f"{sys.executable} has no {', '.join(missing)}: leave --here out, and it runs with "
+            f"{table.interpreter('LLaMA-Factory')}, which `make llamafactory` builds",
             file=sys.stderr,
         )
         return 2
-    home = options.folder.resolve()
-    shutil.rmtree(home / "run", ignore_errors=True)
-    write_data(home / "data", options.seed)
-    write_model(home / "model", options.seed)
-    config = home / "train.yaml"
-    config.write_text(json.dumps(settings(home, options), indent=2), encoding="utf-8")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(CHECKOUT / "src"), os.environ.get("PYTHONPATH")])),
-        "HF_HUB_OFFLINE": "1",
-        "DISABLE_VERSION_CHECK": "1",
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-    }
-    log = home / "train.log"
-    command = [str(Path(sys.executable).parent / "llamafactory-cli"), "train", str(config)]
-    print(f"{' '.join(command)}   (log: {log})", flush=True)
-    with log.open("wb") as out:
-        code = subprocess.run(command, env=environment, stdout=out, stderr=subprocess.STDOUT, check=False).returncode
-    if code:
-        print(log.read_text(encoding="utf-8", errors="replace")[-4000:], file=sys.stderr)
-        return code
+    options.work = options.folder or options.work
+    try:
+        here = places.resolve(options, NAME)
+        home = here.work.resolve()
+        places.refuse_below(here, {"--work": SIZE})
+        places.need(home, SIZE, "the run")
+        places.claim(home)
+    except places.Refused as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    try:
+        with sole(home) as lock, View(home.name, lang=words.default_language()) as view:
+            engine = Engine(Digests(home / "digests.json"), lock=lock, view=view)
+            if not engine.run(training(home, options, here.environment(), engine)).good:
+                return 1
+    except Busy as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again, it goes on from the last checkpoint", file=sys.stderr)
+        return 130
     show(home / "run" / "schedule.jsonl")
-    found = sorted((home / "run" / "probes").rglob("*.pt.gz"))
-    print(f"{len(found)} probe files in {home / 'run' / 'probes'}")
-    if not found:
+    probed = sorted((home / "run" / "probes").rglob("*.pt.gz"))
+    print(f"{len(probed)} probe files in {home / 'run' / 'probes'}")
+    if not probed:
         print("no analysis: all tasks were grokked before the first evaluation that is probed; try fewer --chunk-steps")
         return 0
-    analysis = [str(ANALYST), str(ROOT / "runners" / "analyze_oid.py"), "--run-dir", str(home / "run")]
+    analysis = table.command("analyze-oid", "--run-dir", home / "run", python=ANALYST)
     if not ANALYST.exists():
         print(f"no analysis: {ANALYST} is not there; `make infodyn`, then {' '.join(analysis)}")
         return 0
     return subprocess.run([*analysis, "--top-n-experts", "3"], check=False).returncode
-
-
-if __name__ == "__main__":
-    sys.exit(main())

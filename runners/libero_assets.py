@@ -1,18 +1,18 @@
 """Makes a LIBERO that runs although large assets are missing: stand-ins for what a checkout lacks, outside of it.
 
-    python runners/libero_assets.py --checkout upstreams/LIBERO --out FOLDER
+    python -m runners libero-assets --checkout upstreams/LIBERO --out FOLDER
 
 A mirror may carry LIBERO without its largest files (meshes and textures of some MB), and each of its tasks names at
 least one of them. FOLDER gets the package as links to the checkout's files (its modules as copies), and beside them
 visual stand-ins for the missing ones: the object's collision mesh or a small cube for a mesh, one flat colour for a
 texture. Meshes of this kind are drawn and carry no mass, so the physics is LIBERO's; the pictures are not. Put FOLDER
 first in PYTHONPATH. No file of the checkout is touched. ``graft-asset-standins.json`` at the assets' root says what
-was replaced, and the evaluation's result repeats the number.
+was replaced, and the evaluation's result repeats the number. Run it again after the checkout has changed.
+Exit codes: 0 done, 1 the checkout or FOLDER cannot be used, 2 bad options.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -23,6 +23,8 @@ import sys
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
+
+from runners import table
 
 ASSETS = PurePosixPath("libero/libero/assets")
 MANIFEST = "graft-asset-standins.json"
@@ -186,7 +188,7 @@ def png(colour: tuple[int, int, int], *, size: int) -> bytes:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="A LIBERO package with stand-ins for missing assets.")
+    parser = table.parser("libero-assets", __doc__)
     parser.add_argument("--checkout", type=Path, required=True, help="LIBERO's checkout")
     parser.add_argument("--out", type=Path, required=True, help="the folder for the package, outside the checkout")
     options = parser.parse_args(arguments)
@@ -203,7 +205,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{len(standins)} stand-ins; {len(left_out)} missing files that no task loads were left out")
     print(f"PYTHONPATH={options.out.resolve()}")
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -63,16 +63,6 @@ def _object(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def downloaded(name: str, hub: Path) -> Path | None:
-    """The folder in the hub's cache that holds the model `name`, or None where it was not downloaded yet."""
-    place = hub / f"models--{name.replace('/', '--')}"
-    reference = place / "refs" / "main"
-    if not reference.is_file():
-        return None
-    snapshot = place / "snapshots" / reference.read_text(encoding="utf-8").strip()
-    return snapshot if (snapshot / "config.json").is_file() else None
-
-
 def require_suite(suite: str, known: Iterable[str], where: Path | str) -> None:
     """Upstream looks for `suite` and for `suite` + `_no_noops`.
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from runners.libero_assets import Unusable, missing_assets
-from runners.openvla_checkpoint import NoCheckpoint, config_statistics, downloaded, require_suite, statistics_of
+from runners.openvla_checkpoint import NoCheckpoint, config_statistics, require_suite, statistics_of
 from runners.openvla_plan import Plan
-from runners.places import Places, Refused, refuse_below, size_of
+from runners.places import Places, Refused, downloaded, refuse_below
 
 
 def folder(path: str, option: str, remedy: str) -> Path:
@@ -50,8 +50,7 @@ def check(plan: Plan, places: Places) -> None:
             config_statistics(model)
         except NoCheckpoint as error:
             raise Refused(str(error)) from None
-    each = None if model is None else size_of(model)
-    written = {"--work": None if each is None else each * len(plan.arms) * len(plan.seeds)}
+    written = {"--work": None if plan.size is None else plan.size * len(plan.arms) * len(plan.seeds)}
     refuse_below(places, written if model is not None else {**written, "--hf-home": None})
 
 

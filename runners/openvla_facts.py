@@ -14,6 +14,7 @@ from runners.openvla_arms import Arm
 from runners.openvla_plan import Plan
 from runners.openvla_scores import ArmScores, Score, Unreadable, read_score, results_in, scores_of
 from runners.stages import Outcome
+from runners.words import ENGLISH, Words
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -54,6 +55,7 @@ def gather(
     when: str,
     made_with: Mapping[str, str],
     lock: Path = ROOT / "upstream.lock",
+    words: Words = ENGLISH,
 ) -> Facts:
     """Reads what good stages left; a stage that failed or is out of date gives nothing, and is named as missing."""
     good = {outcome.stage.name for outcome in outcomes if outcome.good}
@@ -76,15 +78,16 @@ def gather(
         }
         for arm in plan.arms
     }
-    missing += [f"{suite} before fine-tuning" for suite in plan.general_suites if suite not in before]
+    missing += [f"{suite}: {words('before fine-tuning')}" for suite in plan.general_suites if suite not in before]
     missing += [
-        f"{arm}, seed {seed}, {suite}"
+        words("{arm}, seed {seed}, {suite}", arm=arm, seed=seed, suite=suite)
         for arm, of_arm in seeds.items()
         for seed, of_seed in of_arm.items()
         for suite in suites
         if suite not in of_seed
     ]
     every = [*before.values(), *(one for arm in seeds.values() for of_seed in arm.values() for one in of_seed.values())]
+    evaluated = sorted({f"{words('evaluation')}: {words.of(one.stood_in)}" for one in every if one.stood_in})
     return Facts(
         arms=plan.arms,
         rates={arm.name: plan.rate(arm) for arm in plan.arms},
@@ -106,7 +109,7 @@ def gather(
             if f"icsm/{rank_by}" in good
         },
         outcomes=outcomes,
-        stood_in=[*stand_ins(plan, lock), *sorted({f"evaluation: {one.stood_in}" for one in every if one.stood_in})],
+        stood_in=[*stand_ins(plan, lock, words), *evaluated],
         missing=missing,
         when=when,
         made_with=made_with,
@@ -125,20 +128,26 @@ def trace_in(runs: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def stand_ins(plan: Plan, lock: Path) -> list[str]:
+def stand_ins(plan: Plan, lock: Path, words: Words) -> list[str]:
     """What is not the real thing: a checkout whose commit is not the pinned tree, a processor for a GPU, few tasks."""
     pins = tomllib.loads(lock.read_text(encoding="utf-8"))["upstream"]
     notes = []
     for name, checkout in (("openvla", plan.checkout), ("LIBERO", plan.libero)):
         commit, tree = commit_of(checkout) if checkout.is_dir() else ("", "")
         if tree != pins[name]["tree"]:
-            what = f"commit {commit[:12]}, tree {tree[:12]}" if tree else "no repository of its own"
-            notes.append(
-                f"{name}: {checkout} is not the pinned upstream ({what}; pinned is tree {pins[name]['tree'][:12]}): "
-                "a stand-in, or another version"
+            what = f"commit {commit[:12]}, tree {tree[:12]}" if tree else words("no repository of its own")
+            says = words(
+                """{name}: {checkout} is not the pinned upstream ({what}; pinned is tree {pinned}): a stand-in, or
+                another version""",
+                name=name,
+                checkout=checkout,
+                what=what,
+                pinned=pins[name]["tree"][:12],
             )
+            notes.append(says)
     if plan.cpu:
-        notes.append("GPU: everything ran on the processor, through runners/openvla_on_cpu.py")
+        notes.append(words("GPU: everything ran on the processor, through runners/openvla_on_cpu.py"))
     if plan.num_tasks is not None:
-        notes.append(f"evaluation: of each suite only the first tasks were tried (--num-tasks {plan.num_tasks})")
+        few = "evaluation: of each suite only the first tasks were tried (--num-tasks {count})"
+        notes.append(words(few, count=plan.num_tasks))
     return notes

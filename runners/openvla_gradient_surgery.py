@@ -1,10 +1,12 @@
 """Gradient surgery on openvla, from a probe set to LIBERO scores: probe, icsm, baseline, method, eval, report.
 
-    python runners/openvla_gradient_surgery.py --vla-path CHECKPOINT --data-root DATA \\
+    python -m runners openvla-gradient-surgery --vla-path CHECKPOINT --data-root DATA \\
         --dataset-name libero_spatial_no_noops --general-suites libero_object --arms all --seeds 0,1,2 \\
         --probe-dataset libero_object_no_noops
 
-Every stage is a native command of the grafted checkout, and is skipped while nothing that it depends on has changed.
+Needs `make openvla`, an openvla model and RLDS data sets. Every stage is a native command of the grafted checkout, and
+is skipped while nothing that it depends on has changed: to resume, run the same command again. Below --work lies a
+folder named for model and data set, with a folder a stage (its log.txt, its record stage.json) and report.html.
 Exit codes: 0 all done, 1 a stage failed (the report names it), 2 bad options, 130 interrupted.
 """
 
@@ -14,16 +16,14 @@ import argparse
 import contextlib
 import dataclasses
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from runners import table
 from runners.digests import Digests, write_whole
-from runners.headless import Backend, NoBackend, choose, trial_with
+from runners.headless import ORDER, Backend, NoBackend, choose, devices_with, trial_with
 from runners.openvla_arms import ARMS, UnknownArm
 from runners.openvla_facts import gather
 from runners.openvla_options import add_run_options, plan_of, state_of
@@ -32,7 +32,10 @@ from runners.openvla_report import page
 from runners.openvla_stages import all_stages
 from runners.places import Refused, add_options, claim, resolve
 from runners.processes import Busy, sole
-from runners.stages import BLOCKED, FAILED, Engine, Outcome, Stage
+from runners.progress import View
+from runners.stages import BLOCKED, FAILED, Engine, Outcome, Stage, need_room
+from runners.words import Words
+from runners.words import add_option as add_language
 
 NAME = "openvla_gradient_surgery"
 GL = "gl.txt"
@@ -56,7 +59,8 @@ def drawing(plan: Plan, choice: str, engine: Engine, stack: contextlib.ExitStack
         known = chosen(Backend(memory.read_text(encoding="utf-8").strip(), {}))
         if all(engine.holds(stage) for stage in all_stages(known) if stage.kind == "eval"):
             return known
-    backend = choose(trial_with([plan.python]), (choice,) if choice != "auto" else ("egl", "osmesa", "glx"))
+    order = (choice,) if choice != "auto" else ORDER
+    backend = choose(trial_with([plan.python]), order, devices_with([plan.python]))
     for name, why in backend.refused.items():
         engine.say(f"    GL: {name} does not draw here: {why}")
     engine.say(f"    GL: {backend.name}")
@@ -99,19 +103,12 @@ def bad_stages(outcomes: list[Outcome], wanted: set[str]) -> list[Stage]:
 
 
 def parser() -> argparse.ArgumentParser:
-    text = (__doc__ or "").split("\n\n")
-    options = argparse.ArgumentParser(
-        prog=f"runners/{NAME}.py",
-        description=text[0],
-        epilog="arms: " + "; ".join(f"{arm.name}: {arm.says}" for arm in ARMS.values()),
-    )
+    options = table.parser(NAME, __doc__)
+    options.epilog = "arms:\n" + "\n".join(f"  {arm.name}: {arm.says}" for arm in ARMS.values())
     add_run_options(options)
     add_options(options, NAME)
+    add_language(options)
     return options
-
-
-def interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -124,17 +121,20 @@ def main(arguments: list[str] | None = None) -> int:
             run(plan, Engine(Digests(), dry=True), wanted, options.gl)
             return 0
         claim(plan.home)
-        with sole(plan.home) as lock:
+        count = len(all_stages(plan))
+        with sole(plan.home) as lock, View(plan.home.name, lang=options.lang, stages=count) as view:
             digests = Digests(plan.home / "digests.json")
             plan, made_with = state_of(plan, digests)
-            engine = Engine(digests, lambda text: print(text, flush=True), lock=lock)
+            engine = Engine(digests, lock=lock, view=view)
+            need_room(engine, [stage for stage in all_stages(plan) if stage.kind in wanted])
             outcomes = run(plan, engine, wanted, options.gl)
             bad = bad_stages(outcomes, wanted)
             if "report" in wanted:
                 target = Path(options.report or plan.home / "report.html")
                 when = datetime.now().strftime("%Y-%m-%d %H:%M")
-                write_whole(target, page(gather(plan, outcomes, when, made_with)))
-                print(f"==> report\n    {os.path.relpath(target)}")
+                words = Words(options.lang)
+                write_whole(target, page(gather(plan, outcomes, when, made_with, words=words), words))
+                engine.say(f"==> report\n    {os.path.relpath(target)}")
     except (Refused, UnknownArm, Busy) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -145,8 +145,3 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: did not end well: {', '.join(stage.name for stage in bad)}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, interrupt)
-    sys.exit(main())

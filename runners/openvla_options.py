@@ -13,7 +13,7 @@ from runners.digests import Digests, checkout_state, commit_of
 from runners.openvla_arms import arms_of
 from runners.openvla_checks import check, check_evaluation, folder, refuse_guard_of_new_task
 from runners.openvla_plan import KINDS, OWNED, Plan
-from runners.places import Places, Refused
+from runners.places import Places, Refused, model_size
 from runners.versions import versions_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -138,6 +138,7 @@ def plan_of(options: argparse.Namespace, places: Places) -> Plan:
         learning_rate=learning_rate(extra["finetune"].pop("learning_rate", None)),
         cpu=options.cpu,
         nproc=options.nproc,
+        size=model_size(vla_path, places.hub),
         probe_n=options.probe_n,
         probe_dataset=options.probe_dataset or options.dataset_name,
         probe_jsonl=_absolute(options.probe_jsonl),

@@ -22,7 +22,7 @@ OWNED = {
     | {"hsw": "--arms", "thermostat.enabled": "--arms", "input_guard": "--arms"},
     "eval": {"pretrained_checkpoint": "--work", "task_suite_name": "--suite", "local_log_dir": "--work"}
     | {"num_trials_per_task": "--num-trials", "num_tasks": "--num-tasks", "center_crop": "--no-image-aug"}
-    | {"model_family": "always openvla", "run_id_note": "--arms, --seeds"},
+    | {"model_family": "always openvla", "run_id_note": "--arms, --seeds", "resume_results": "the same command again"},
 }
 """Options of the native commands that the runner sets itself, and by which of its own."""
 
@@ -50,6 +50,8 @@ class Plan:
     probe_dataset: str
     cpu: bool = False
     nproc: int = 1
+    size: int | None = None
+    """Bytes of the model, as far as they are known: a run leaves one checkpoint of this size."""
     probe_n: int = 500
     probe_jsonl: Path | None = None
     probe_images: Path | None = None

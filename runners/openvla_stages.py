@@ -18,7 +18,9 @@ from runners.openvla_checkpoint import trained_in, view
 from runners.openvla_plan import HERE, KINDS, Plan
 from runners.openvla_scores import results_in, why_unusable
 from runners.stages import Stage
+from runners.table import command
 
+EVAL = "experiments/robot/libero/run_libero_eval.py"
 CACHES = ("dataset_statistics_*.json",)
 """What upstream's RLDS pipeline leaves in a data set's folder when it first reads it."""
 
@@ -52,6 +54,7 @@ def probe_stage(plan: Plan) -> Stage:
         options=plan.state,
         caches=CACHES,
         environment={**plan.environment, **plan.paths()},
+        anew="a probe set is written when it is whole",
         remedy="mend what the log says and run the same command again; of a data set with few episodes nothing is held "
         "out: name another with --probe-dataset, or take frames that are trained on with --set probe.split=train",
     )
@@ -88,6 +91,7 @@ def icsm_stage(plan: Plan, rank_by: str) -> Stage:
         caches=CACHES,
         environment={**plan.environment, **plan.paths()},
         needs=["probe"],
+        anew="subspaces are written when they all are found",
     )
 
 
@@ -128,10 +132,14 @@ def train_stage(plan: Plan, arm: Arm, seed: int) -> Stage:
         ],
         outputs=[runs],
         inputs=inputs,
+        space=plan.size,
         options={**plan.state, "learning rate": plan.rate(arm)},
         caches=CACHES,
         environment={**plan.environment, **plan.paths()},
         needs=needs,
+        metrics=["runs/*/metrics.jsonl", "wandb/offline-run-*/*.wandb"],
+        total=plan.max_steps,
+        anew="finetune.py saves neither the optimizer's state nor the data loader's: it cannot go on",
         check=functools.partial(_no_checkpoint, runs),
     )
 
@@ -145,7 +153,7 @@ def _no_checkpoint(runs: Path) -> str | None:
 
 
 def assets_stage(plan: Plan) -> Stage:
-    maker = [sys.executable, str(HERE / "libero_assets.py"), "--checkout", str(plan.libero), "--out", str(plan.assets)]
+    maker = command("libero-assets", "--checkout", plan.libero, "--out", plan.assets, python=sys.executable)
     return Stage(
         name="assets",
         kind="eval",
@@ -189,8 +197,34 @@ def eval_stage(plan: Plan, arm: str, seed: int | None, suite: str) -> Stage:
         environment={**plan.environment, **plan.eval_environment, **plan.paths(), "LIBERO_CONFIG_PATH": "libero-paths"},
         needs=[*(["assets"] if plan.asset_standins else []), *([] if seed is None else [f"{arm}/seed{seed}"])],
         before=prepare,
+        resume=None if other else functools.partial(going_on, plan, command, folder / "logs"),
+        anew="nothing is known of how its command would go on" if other else "",
+        figures=functools.partial(played, folder / "logs"),
         check=lambda: why_unusable(results_in(folder / "logs")),
     )
+
+
+def going_on(plan: Plan, command: list[str], logs: Path) -> list[str] | None:
+    """The evaluation that keeps the tasks that an interrupted one has finished; None where none was, or the checkout's
+    pack is of before it could.
+    """
+    earlier = results_in(logs)
+    if earlier is None or "resume_results" not in (plan.checkout / EVAL).read_text(encoding="utf-8"):
+        return None
+    return [*command, "--resume_results", str(earlier)]
+
+
+def played(logs: Path) -> dict[str, float]:
+    """What an evaluation's account says while it goes on: episodes played, episodes in all, rate of success."""
+    path = results_in(logs)
+    if path is None:
+        return {}
+    result = json.loads(path.read_text(encoding="utf-8"))
+    known = {"step": result["episodes"]}
+    if {"num_tasks", "num_trials_per_task"} <= result.keys():
+        known["total"] = result["num_tasks"] * result["num_trials_per_task"]
+    rate = result.get("success_rate_completed")
+    return known if rate is None else known | {"success": rate}
 
 
 def libero_command(plan: Plan, note: str, suite: str, checkpoint: str) -> list[str]:
@@ -206,7 +240,7 @@ def libero_command(plan: Plan, note: str, suite: str, checkpoint: str) -> list[s
     }
     if plan.num_tasks is not None:
         own["num_tasks"] = str(plan.num_tasks)
-    return [*plan.script("experiments/robot/libero/run_libero_eval.py"), *flags(own, plan.extra.get("eval", {}))]
+    return [*plan.script(EVAL), *flags(own, plan.extra.get("eval", {}))]
 
 
 def other_command(plan: Plan, command: str, folder: Path, checkpoint: str) -> list[str]:

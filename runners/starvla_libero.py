@@ -1,12 +1,12 @@
 """A trained SA-GR policy on LIBERO, with depth, against what each of its parts adds; the target moved in mid-chunk.
 
-    .venvs/openvla/bin/python runners/starvla_libero.py --work DIR --suite libero_goal \\
+    python -m runners starvla-libero --suite libero_goal \\
         --baseline RUN/final_model/pytorch_model.pt --anchor RUN/... --feedback RUN/...
 
-Runs in the environment that has LIBERO, and starts each policy in that of starVLA, as a process of its own. Several
+Needs `make openvla`, which has LIBERO, and `make starvla`, in which each policy is a process of its own. Several
 checkpoints of an option are training seeds, in order. The arms guidance, replanning and replanning_alone play the
-weights of --anchor. Episodes that are logged below --work are kept. Figures: DIR/results.json; the report:
-DIR/report.html.
+weights of --anchor. Below --work: results.json, report.html, and a log of each task's episodes, which is kept: to
+resume, run the same command again.
 Exit codes: 0 done, 1 a policy could not be loaded, died, or raised in each of its episodes, 2 bad options.
 """
 
@@ -14,19 +14,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from runners import places, table
+from runners.headless import NoBackend
+from runners.libero_world.simulator import add_options, simulated
+from runners.places import Refused, claim, same_settings
+from runners.processes import Busy
+from runners.words import add_option as add_language
 
-from runners.headless import NoBackend  # noqa: E402
-from runners.libero_world.simulator import add_options, simulated  # noqa: E402
-from runners.places import Refused, claim, same_settings  # noqa: E402
-from runners.processes import Busy  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
+NAME = "starvla_libero"
+LOGS = 256 << 20
+"""Bytes that logs and a report take at most; a LIBERO with stand-ins is links."""
 
 WORLDS = ("calm", "moved")
 
@@ -54,8 +59,7 @@ ARMS = {
 
 
 def parser() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(prog="runners/starvla_libero.py", description=(__doc__ or "").split("\n\n")[0])
-    options.add_argument("--work", type=Path, required=True, metavar="DIR", help="logs, figures and report")
+    options = table.parser(NAME, __doc__)
     for trained in dict.fromkeys(arm.trained for arm in ARMS.values()):
         used = ", ".join(name for name, arm in ARMS.items() if arm.trained == trained)
         options.add_argument(
@@ -76,6 +80,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--policy-python", type=Path, default=ROOT / ".venvs" / "starVLA" / "bin" / "python", metavar="FILE"
     )
+    places.add_options(options, NAME, data=False)
+    add_language(options)
     return options
 
 
@@ -114,6 +120,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         arms = check(options)
+        here = places.resolve(options, NAME)
+        places.refuse_below(here, {"--work": LOGS})
+        places.need(here.work, LOGS, "the evaluation")
+        # The policies are processes of their own, and take what this one has.
+        os.environ.update(here.environment())
+        options.work = here.work
         claim(options.work)
         with simulated(options, options.work) as standins:
             from runners.libero_world.compare import Failed, compare
@@ -126,7 +138,3 @@ def main(arguments: list[str] | None = None) -> int:
     except (Refused, Busy, NoBackend) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

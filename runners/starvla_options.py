@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 
 from runners.digests import Digests, checkout_state
-from runners.places import Places, Refused, refuse_below
+from runners.places import Places, Refused, model_size, refuse_below
 from runners.starvla_plan import OWNED, Plan, recipes
 from runners.versions import versions_of
 
@@ -116,6 +116,7 @@ def plan_of(options: argparse.Namespace, places: Places) -> Plan:
         data_sets=data_sets,
         cpu=options.cpu,
         nproc=options.nproc,
+        size=model_size(options.base_vlm, places.hub),
         accelerate_config=config,
         extra=extras(options.set, names),
         environment=places.environment(),

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import yaml
+
 from runners.places import Refused
 from runners.stages import Stage
 
@@ -68,6 +70,8 @@ class Plan:
     """Folders below `data_root` that the mixture reads; none named: all of them count as input."""
     cpu: bool = False
     nproc: int = 1
+    size: int | None = None
+    """Bytes of the vision-language model, as far as they are known: a checkpoint is about of this size."""
     accelerate_config: Path | None = None
     extra: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Further dotted arguments, by the name of a stage; those under the empty name go to every stage."""
@@ -159,11 +163,24 @@ def _stage(plan: Plan, recipe: Any, overrides: list[str], previous: Path | None,
         outputs=[plan.final(name), run / "config.yaml", run / "dataset_statistics.json", run / "metrics.jsonl"],
         inputs=inputs,
         options=plan.state,
+        space=space_of(plan, name, chosen.get("trainer.save_interval")),
         environment={**plan.environment, "PYTHONPATH": str(plan.checkout)},
         needs=[] if needs is None else [needs],
         caches=CACHES,
+        metrics=[f"runs/{name}/metrics.jsonl"],
+        total=plan.steps[name],
+        anew="is_resume of upstream's trainer drops the optimizer's state: it would end with other weights",
         check=None if previous is None else functools.partial(why_unusable, plan, name, previous, frozen),
     )
+
+
+def space_of(plan: Plan, stage: str, save_interval: str | None) -> int | None:
+    """Bytes of a stage's checkpoints: one every so many steps, none of which upstream removes, and the final one."""
+    if plan.size is None:
+        return None
+    configuration = yaml.safe_load(plan.config_yaml.read_text(encoding="utf-8")) or {}
+    every = save_interval or (configuration.get("trainer") or {}).get("save_interval")
+    return plan.size * (1 + (plan.steps[stage] // int(every) if every else 0))
 
 
 def _data(plan: Plan) -> dict[str, Path]:

@@ -1,34 +1,35 @@
 """SA-GR Flow on starVLA in four stages: alignment, dynamics, imitation, correction.
 
-    python runners/starvla_sagr_flow.py --config-yaml RUN.yaml --base-vlm MODEL --data-root DATA \\
+    python -m runners starvla-sagr-flow --config-yaml RUN.yaml --base-vlm MODEL --data-root DATA \\
         --data-mix libero_goal_next --backend depth --steps 2000,5000,30000,10000
 
-Every stage is upstream's own starVLA/training/train_starvla.py with other arguments. It starts from the weights that
-the stage before left, and is skipped while nothing that it depends on has changed.
+Needs `make starvla`, a vision-language model and LeRobot data sets. Every stage is upstream's own
+starVLA/training/train_starvla.py with other arguments. It starts from the weights that the stage before left, and is
+skipped while nothing that it depends on has changed: to resume, run the same command again. Below --work lies a folder
+named with --name, with a folder a stage (its log.txt, its record stage.json, upstream's run below runs/).
 Exit codes: 0 all done, 1 a stage failed, 2 bad options, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from runners import table
 from runners.digests import Digests
 from runners.places import Refused, add_options, claim, resolve
 from runners.processes import Busy, sole
-from runners.stages import BLOCKED, FAILED, Engine, Outcome
+from runners.progress import View
+from runners.stages import BLOCKED, FAILED, Engine, Outcome, need_room
 from runners.starvla_options import add_run_options, plan_of, with_state
 from runners.starvla_plan import Plan, all_stages, losses_of
+from runners.words import default_language
 
 NAME = "starvla_sagr_flow"
 
 
 def parser() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(prog=f"runners/{NAME}.py", description=(__doc__ or "").split("\n\n")[0])
+    options = table.parser(NAME, __doc__)
     add_run_options(options)
     add_options(options, NAME)
     return options
@@ -53,10 +54,6 @@ def run(plan: Plan, engine: Engine, wanted: set[str]) -> list[Outcome]:
     return outcomes
 
 
-def interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
@@ -69,10 +66,11 @@ def main(arguments: list[str] | None = None) -> int:
             run(plan, Engine(Digests(), dry=True), wanted)
             return 0
         claim(plan.home)
-        with sole(plan.home) as lock:
+        with sole(plan.home) as lock, View(plan.home.name, lang=default_language(), stages=len(names)) as view:
             digests = Digests(plan.home / "digests.json")
             plan = with_state(plan, digests)
-            engine = Engine(digests, lambda text: print(text, flush=True), lock=lock)
+            engine = Engine(digests, lock=lock, view=view)
+            need_room(engine, [stage for stage in all_stages(plan) if stage.name in wanted])
             outcomes = run(plan, engine, wanted)
     except (Refused, Busy) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -91,8 +89,3 @@ def main(arguments: list[str] | None = None) -> int:
     if outcomes[-1].good:
         print(f"==> weights\n    {plan.final(names[-1])}")
     return 0
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, interrupt)
-    sys.exit(main())

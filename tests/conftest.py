@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
 import pytest
 
+from tests.browser import Browser
 from tests.standins.used import STATES, real, summary
+
+# The places of the machine that tests run on are no part of them.
+os.environ["GRAFT_PLACES"] = os.devnull
 
 ON_REAL = {"tests/llamafactory/": "LLaMA-Factory"}
 """Folders whose tests run inside a grafted checkout, and skip where there is none."""
+
+
+# What tests read of reports is English, wherever they run.
+os.environ["GRAFT_LANG"] = "en"
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One Chromium for all pages of a run; tests that ask for it are marked with `pages.needs_chromium`."""
+    with Browser(tmp_path_factory.mktemp("chromium")) as started:
+        yield started
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

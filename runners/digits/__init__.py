@@ -1,4 +1,4 @@
-"""Digits in four tasks, learned by a small mixture of experts: what runners/infodyn_digits.py runs."""
+"""Digits in four tasks, learned by a small mixture of experts: what infodyn-digits runs."""
 
 from __future__ import annotations
 

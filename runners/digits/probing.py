@@ -12,15 +12,16 @@ import torch
 from infodyn.probe import ActivationProbe
 from torch import nn
 
+from runners import table
 from runners.digits.data import Samples, Task
+from runners.digits.drawn import Picture
 from runners.digits.keep import Arm
 from runners.digits.model import BLOCKS
-from runners.digits.report import Picture
 from runners.digits.results import name_of
 from runners.digits.training import Settings, train
+from runners.words import ENGLISH, Words
 
 PROBE, KEPT = "last_experts", 512
-ANALYZE = Path(__file__).resolve().parents[1] / "analyze_oid.py"
 PATIENCE = 900.0
 
 
@@ -53,22 +54,22 @@ def probed_run(arm: Arm, seed: int, settings: Settings, run_dir: Path, times: in
     train(*arm, seed, settings, after_choice=look)
 
 
-def analysed(arm: Arm, run_dir: Path, jobs: int) -> str | None:
+def analysed(arm: Arm, run_dir: Path, jobs: int, lang: str = "en") -> str | None:
     """Analyses ``run_dir``; returns why not, where it could not be done."""
     if find_spec("omegaid") is None:
         return f"{name_of(arm)}: probed, not analysed: omegaid is not installed here (make infodyn, .venvs/infodyn)"
     words = ("--run-dir", run_dir, "--probe-name", PROBE, "--top-n-experts", 4, "--jobs", jobs, "--max-samples", 1024)
-    command = [sys.executable, str(ANALYZE), *map(str, (*words, "--surrogates", 20))]
+    command = table.command("analyze-oid", *words, "--surrogates", 20, "--lang", lang, python=sys.executable)
     run = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=PATIENCE
     )
     if run.returncode:
         said = " ".join(run.stderr.split()) or "no message"
-        return f"{name_of(arm)}: analyze_oid.py ended with exit code {run.returncode}: {said[-600:]}"
+        return f"{name_of(arm)}: analyze-oid ended with exit code {run.returncode}: {said[-600:]}"
     return None
 
 
-def pictures_in(runs: Mapping[str, Path]) -> list[Picture]:
+def pictures_in(runs: Mapping[str, Path], words: Words = ENGLISH) -> list[Picture]:
     """Synergy and redundancy of all pairs, choice by choice, of the analysed run folders by name.
 
     Colours have one limit in all of them. Raises FileNotFoundError naming the table that a folder lacks.
@@ -81,8 +82,8 @@ def pictures_in(runs: Mapping[str, Path]) -> list[Picture]:
 
     found = {name: read_csv(run_dir / "oid_plots" / PROBE / "atoms.csv") for name, run_dir in runs.items()}
     limit = limit_of([result for results in found.values() for result in results], ["Syn", "Red"])
-    unit = UNITS["gaussian"]
-    legend = scale(limit, unit, 220)
+    unit = words(UNITS["gaussian"])
+    legend = scale(limit, unit, 220, words)
     pictures = []
     for name, results in found.items():
         experts = {path for result in results for path in (result.first, result.second)}
@@ -90,7 +91,8 @@ def pictures_in(runs: Mapping[str, Path]) -> list[Picture]:
         for number in sorted({result.epoch for result in results}):
             shown = [result for result in results if result.epoch == number]
             for kind, word in (("Syn", "synergy"), ("Red", "redundancy")):
-                drawn = expert_map(shown, kind, names, limit, f"{kind} after {number} choices ({unit})")
-                caption = f"{name}: {word}, after {number} choices"
+                title = words("{kind} after {count} choices ({unit})", kind=kind, count=number, unit=unit)
+                drawn = expert_map(shown, kind, names, limit, title, words)
+                caption = words("{name}: {what}, after {count} choices", name=name, what=words(word), count=number)
                 pictures.append(Picture(caption, standalone(drawn, legend)))
     return pictures

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runners.libero_world.evaluate import completed, run_episode, tally, write_log
+from runners.libero_world.evaluate import completed, continued, run_episode, tally
 from runners.libero_world.remote import PolicyGone, RemotePolicy
 from runners.libero_world.report import page
 from runners.libero_world.task import suite_of, target_of
@@ -17,6 +17,7 @@ from runners.libero_world.world import LiberoWorld
 from runners.places import Refused
 from runners.reach_world.evaluate import read_log
 from runners.reach_world.results import Results
+from runners.words import ENGLISH, Words
 
 CHILD = Path(__file__).resolve().parent / "policy.py"
 
@@ -51,7 +52,7 @@ def compare(
         }
         for name, arm in arms.items()
     }
-    return conclude(options.work, arms, logs, settings, without)
+    return conclude(options.work, arms, logs, settings, without, Words(options.lang))
 
 
 def tasks_of(options: argparse.Namespace) -> tuple[list[int], list[int]]:
@@ -106,11 +107,14 @@ def play(
                         most = len(world.initial_states)
                         raise Refused(f"--episodes is {options.episodes}: task {task} has {most} initial states")
                     for kind in (kind for of, kind in wanted if of == task):
-                        episodes = []
-                        for episode in range(options.episodes):
-                            world.begin(episode, move_step_of(options, steps) if kind == "moved" else None)
-                            episodes.append(run_episode(policy, world))
-                        write_log(log_of(options.work, name, seed, kind, task), episodes)
+                        moved = move_step_of(options, steps) if kind == "moved" else None
+
+                        def one(episode: int, world: LiberoWorld = world, moved: int | None = moved) -> dict[str, Any]:
+                            world.begin(episode, moved)
+                            return run_episode(policy, world)
+
+                        log = log_of(options.work, name, seed, kind, task)
+                        episodes = continued(log, options.episodes, one)
                         print(f"    task {task}, {kind}: {json.dumps(tally(episodes))}", flush=True)
                 finally:
                     world.close()
@@ -134,7 +138,12 @@ def move_step_of(options: argparse.Namespace, steps: int) -> int:
 
 
 def conclude(
-    work: Path, arms: Mapping[str, Any], logs: Mapping[str, Any], settings: Mapping[str, Any], without: Sequence[int]
+    work: Path,
+    arms: Mapping[str, Any],
+    logs: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    without: Sequence[int],
+    words: Words = ENGLISH,
 ) -> int:
     """Writes the figures and the report. Raises Failed where a policy raised in all episodes of a world."""
     tallies = {a: {w: {s: tally(e) for s, e in of.items()} for w, of in worlds.items()} for a, worlds in logs.items()}
@@ -148,7 +157,9 @@ def conclude(
     remarks = remarks_of(tallies, settings, without)
     figures = {"settings": settings, "tasks_left_out": list(without), "episodes": tallies, "arms": results.plain()}
     (work / "results.json").write_text(json.dumps({**figures, "remarks": remarks}, indent=1) + "\n", encoding="utf-8")
-    (work / "report.html").write_text(page(results, tallies, remarks), encoding="utf-8")
+    (work / "report.html").write_text(
+        page(results, tallies, remarks_of(tallies, settings, without, words), words), encoding="utf-8"
+    )
     print("\n".join([*remarks, str(work / "report.html")]))
     broken = [f"{a} in {w}, seed {s}" for a, ws in kept.items() for w, of in ws.items() for s in logs[a][w].keys() - of]
     if broken:
@@ -157,17 +168,25 @@ def conclude(
     return 0
 
 
-def remarks_of(tallies: Mapping[str, Any], settings: Mapping[str, Any], without: Sequence[int]) -> list[str]:
+def remarks_of(
+    tallies: Mapping[str, Any], settings: Mapping[str, Any], without: Sequence[int], words: Words = ENGLISH
+) -> list[str]:
     """What a reader of the figures must know."""
     every = [found for worlds in tallies.values() for seeds in worlds.values() for found in seeds.values()]
     errors, unmoved = (sum(found[name] for found in every) for name in ("errors", "not_moved"))
-    total = sum(found["episodes"] for found in every)
+    plain = """Plain shapes stood in for {count} of LIBERO's assets: these pictures are not LIBERO's, and success rates
+    on them are not comparable with any."""
+    still = """In {count} episodes of the world moved the target was not moved: no free place beside it, or the episode
+    was over before."""
+    about = "Tasks {tasks} are about no loose object, and were left out in every world."
     found = {
-        f"Plain shapes stood in for {settings['asset_standins']} of LIBERO's assets: these pictures are not LIBERO's, "
-        "and success rates on them are not comparable with any.": settings["asset_standins"],
-        f"The policy raised in {errors} of {total} episodes: they are counted apart.": errors,
-        f"In {unmoved} episodes of the world moved the target was not moved: no free place beside it, or the episode "
-        "was over before.": unmoved,
-        f"Tasks {', '.join(map(str, without))} are about no loose object, and were left out in every world.": without,
+        words(plain, count=settings["asset_standins"]): settings["asset_standins"],
+        words(
+            "The policy raised in {errors} of {total} episodes: they are counted apart.",
+            errors=errors,
+            total=sum(found["episodes"] for found in every),
+        ): errors,
+        words(still, count=unmoved): unmoved,
+        words(about, tasks=words.joined(list(map(str, without)))): without,
     }
     return [line for line, needed in found.items() if needed]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from runners.digests import write_whole
 from runners.libero_world.messages import Observation
+from runners.reach_world.evaluate import read_log
 
 ERROR = "error"
 """The outcome of an episode that the policy could not go on with."""
@@ -138,3 +139,17 @@ def tally(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def write_log(log: Path, episodes: Sequence[Mapping[str, Any]]) -> None:
     """A JSON line an episode; written whole or not at all."""
     write_whole(log, "".join(json.dumps(episode) + "\n" for episode in episodes))
+
+
+def continued(log: Path, count: int, play: Callable[[int], dict[str, Any]]) -> list[dict[str, Any]]:
+    """The episodes 0 to `count` - 1 of a world, in `log` once they all are played; those of a run that was stopped lie
+    beside it, and are not played again. An episode depends on its number and not on those before it.
+    """
+    begun = log.with_name(f"{log.name}.begun")
+    episodes = read_log(begun) if begun.exists() else []
+    for episode in range(len(episodes), count):
+        episodes.append(play(episode))
+        write_log(begun, episodes)
+    write_log(log, episodes)
+    begun.unlink(missing_ok=True)
+    return episodes

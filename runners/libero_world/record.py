@@ -27,8 +27,8 @@ from runners.libero_world.demonstrations import (
     number_of,
     read,
 )
-from runners.libero_world.task import CONTROL_HZ, RESOLUTION, SEED, LiberoTask, suite_of
-from runners.places import Refused, same_settings
+from runners.libero_world.task import CONTROL_HZ, GROWS, RESOLUTION, SEED, LiberoTask, suite_of
+from runners.places import Refused, need, same_settings
 
 PROGRESS = "progress.jsonl"
 
@@ -42,6 +42,9 @@ def record(options: argparse.Namespace, work: Path, standins: int) -> int:
     files = files_of(options.demos, options.suite, tasks)
     wanted = {task: names_of(file)[: options.limit] for task, file in files.items()}
     check_all(files, wanted)
+    # A part of a file's demonstrations has that part of its size.
+    parts = [file.stat().st_size * len(wanted[task]) / len(names_of(file)) for task, file in files.items()]
+    need(options.out, int(GROWS * sum(parts)), "the data set", "--data-root")
     folder = folder_of(options.out, options.suite)
     settings: dict[str, Any] = {"suite": options.suite, "tasks": list(tasks), "limit": options.limit}
     settings |= {"keep_failures": options.keep_failures, "resolution": RESOLUTION, "asset_standins": standins}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from runners.libero_world.evaluate import PolicyError
 from runners.libero_world.messages import Closed, Observation, receive, send
-from runners.processes import end_group, tail_of
+from runners.processes import end_tree, tail_of
 
 PATIENCE = 30.0
 """Seconds that a process has to end by itself when its pipe is closed."""
@@ -63,7 +63,7 @@ class RemotePolicy:
             self.process.stdin.close()
             self.process.wait(PATIENCE)
         except (BrokenPipeError, subprocess.TimeoutExpired):
-            end_group(self.process)
+            end_tree(self.process)
         finally:
             self.process.stdout.close()
 

@@ -21,6 +21,9 @@ LIMITS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libe
 """Control steps of an episode of each suite, as in upstream's evaluation."""
 RESOLUTION, SEED = 256, 7
 """Pixels a side, and the seed of the first episode's simulator, as upstream's evaluation has them."""
+GROWS = 4
+"""Bytes recorded to those of the demonstrations' file: pictures of four times as many pixels as PNG, with depth and
+masks, where that has raw pixels."""
 SETTLE, IDLE = 10, (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 """Control steps in which objects come to rest before an episode, and what the robot does meanwhile."""
 GEOM = 5

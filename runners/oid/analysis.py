@@ -11,9 +11,10 @@ import numpy as np
 from runners.oid.common_rows import DENSE, ROUTED, common_rows
 from runners.oid.estimate import Result, Settings, Task
 from runners.oid.experts import by_number, most_active, pairs_of
+from runners.oid.kept import Kept
+from runners.oid.outcome import Analysis
 from runners.oid.parallel import Progress, estimates
 from runners.oid.probe_files import Epoch, Unreadable, files_of, read
-from runners.oid.report import Analysis
 
 STREAM = 7
 """Tells the random numbers that choose rows from those of the surrogates."""
@@ -92,8 +93,8 @@ def _recorded(epoch: Epoch, name: str) -> int:
     return int(np.isfinite(epoch.sources[name]).all(axis=1).sum())
 
 
-def analyse(run_dir: Path, probe: str, choice: Choice, settings: Settings) -> Analysis:
-    """All pairs of the most active experts, in every epoch, about every target.
+def analyse(run_dir: Path, probe: str, choice: Choice, settings: Settings, kept: Kept | None = None) -> Analysis:
+    """All pairs of the most active experts, in every epoch, about every target; those in `kept` are not computed again.
 
     Raises Nothing where no file can be read, or less than two sources are there.
     """
@@ -117,6 +118,11 @@ def analyse(run_dir: Path, probe: str, choice: Choice, settings: Settings) -> An
             for target in found.targets:
                 for first, second in pairs:
                     order += 1
+                    done = None if kept is None else kept.known.get((epoch.number, first, second, target))
+                    if done is not None:
+                        results.append(done)
+                        progress.step()
+                        continue
                     rng = np.random.default_rng([settings.seed, order, STREAM])
                     try:
                         rows = common_rows(
@@ -136,6 +142,8 @@ def analyse(run_dir: Path, probe: str, choice: Choice, settings: Settings) -> An
 
     for result in estimates(tasks(), settings, choice.jobs):
         results.append(result)
+        if kept is not None:
+            kept.add(result)
         progress.step()
     places = {pair: place for place, pair in enumerate(pairs)}
     results.sort(key=lambda r: (r.epoch, found.targets.index(r.target), places[r.first, r.second]))

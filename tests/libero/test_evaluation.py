@@ -37,6 +37,7 @@ def config(**changes: Any) -> SimpleNamespace:
         "num_trials_per_task": 2,
         "center_crop": True,
         "unnorm_key": "libero_spatial_no_noops",
+        "resume_results": None,
     }
     return SimpleNamespace(**{**given, **changes})
 
@@ -172,3 +173,68 @@ def test_flash_attention_is_asked_of_transformers(monkeypatch: pytest.MonkeyPatc
     for answer in (True, False):
         utils.is_flash_attn_2_available = lambda answer=answer: answer  # type: ignore[attr-defined]
         assert attention.flash_attention_works() is answer
+
+
+def play(account: Any, tasks: int, until: int | None = None) -> None:
+    """Upstream's loop: in task i of two episodes the first is a success where i is even; interrupted after `until`."""
+    played = 0
+    for task_id in range(tasks):
+        if account.kept(task_id):
+            continue
+        for episode in range(2):
+            if played == until:
+                return
+            played += 1
+            account.episode(task_id, f"task {task_id}", episode == 0 and task_id % 2 == 0)
+    account.finish()
+
+
+def test_an_interrupted_evaluation_goes_on_to_the_same_result(tmp_path: Path, libero: Path) -> None:
+    whole, cut, rest = (tmp_path / name for name in ("whole", "cut", "rest"))
+    for folder in (whole, cut, rest):
+        folder.mkdir()
+    account, tasks, expected = begin(whole, num_tasks=4)
+    play(account, tasks)
+    account, tasks, file = begin(cut, num_tasks=4)
+    play(account, tasks, until=5)
+    assert not json.loads(file.read_text())["complete"]
+    account, tasks, found = begin(rest, num_tasks=4, resume_results=str(file))
+    assert [task for task in range(4) if account.kept(task)] == [0, 1]
+    # Killed before the next episode, nothing is lost.
+    assert json.loads(found.read_text())["episodes"] == 4
+    play(account, tasks)
+    results = [json.loads(path.read_text()) for path in (expected, found)]
+    for result in results:
+        del result["log"]
+    assert results[0] == results[1]
+    assert results[0]["successes"] == 2
+
+
+def test_errors_are_played_again_and_one_task_is_always_left(tmp_path: Path, libero: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    account, _, file = begin(first, num_tasks=3)
+    account.episode(0, "a", fail(account, ValueError("broken")))
+    account.episode(0, "a", True)
+    for task in (1, 1, 2, 2):
+        account.episode(task, "b", True)
+    again, _, found = begin(second, num_tasks=3, resume_results=str(file))
+    assert [again.kept(task) for task in range(3)] == [False, True, True]
+    assert json.loads(found.read_text())["error_kinds"] == {}
+    for _ in range(2):
+        again.episode(0, "a", True)
+    third = tmp_path / "third"
+    third.mkdir()
+    last, _, _ = begin(third, num_tasks=3, resume_results=str(found))
+    assert [last.kept(task) for task in range(3)] == [True, True, False]
+
+
+def test_results_of_other_settings_are_refused(tmp_path: Path, libero: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    account, tasks, file = begin(first)
+    play(account, tasks, until=3)
+    with pytest.raises(ValueError, match=r"had seed 3, this evaluation has 4.*resume_results"):
+        begin(second, seed=4, resume_results=str(file))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from runners import headless
-from runners.headless import NoBackend, choose, trial_with
+from runners.headless import NoBackend, choose, devices_with, trial_with
+from runners.table import ROOT
 
 
 def fake_xvfb(folder: Path, script: str) -> None:
@@ -91,3 +95,161 @@ def test_a_trial_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(headless, "TRIAL", "import time; time.sleep(60)")
     monkeypatch.setattr(headless, "PATIENCE", 0.2)
     assert "nothing drawn" in str(trial_with([sys.executable])({}))
+
+
+@pytest.mark.parametrize(
+    ("variables", "robosuite", "expected"),
+    [
+        ({}, True, [None, "0", "1", "2"]),
+        ({"MUJOCO_EGL_DEVICE_ID": "2"}, True, ["2"]),
+        # Empty it is no number to robosuite: one has to be said.
+        ({"CUDA_VISIBLE_DEVICES": ""}, True, ["0", "1", "2"]),
+        ({"CUDA_VISIBLE_DEVICES": "2,1"}, True, ["1", "2"]),
+        ({"CUDA_VISIBLE_DEVICES": "2"}, False, ["2", None, "0", "1"]),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-0a1c"}, True, ["0", "1"]),
+        ({"CUDA_VISIBLE_DEVICES": "7"}, False, [None, "0", "1", "2"]),
+    ],
+)
+def test_egl_devices_are_those_that_robosuite_takes(
+    variables: Mapping[str, str], robosuite: bool, expected: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(headless, "DEVICES", f'print(\'{{"devices": 3, "robosuite": {str(robosuite).lower()}}}\')')
+    assert devices_with([sys.executable], variables)() == expected
+
+
+def test_a_mismatch_is_a_reason_to_leave_egl_and_so_is_a_machine_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(headless, "DEVICES", 'print(\'{"devices": 1, "robosuite": true}\')')
+    mismatch = devices_with([sys.executable], {"CUDA_VISIBLE_DEVICES": "3"})
+    backend = choose(lambda _: None, devices=mismatch)
+    assert backend.name == "osmesa"
+    assert "CUDA_VISIBLE_DEVICES=3 names none of the 1 EGL devices" in backend.refused["egl"]
+    monkeypatch.setattr(headless, "DEVICES", "raise SystemExit('no libEGL')")
+    assert "no libEGL" in choose(lambda _: None, devices=devices_with([sys.executable], {})).refused["egl"]
+
+
+def test_the_first_device_that_draws_is_told_to_the_command() -> None:
+    def trial(environment: Mapping[str, str]) -> str | None:
+        return None if environment.get("MUJOCO_EGL_DEVICE_ID") == "1" else "a display without a driver"
+
+    backend = choose(trial, devices=lambda: [None, "0", "1"])
+    assert backend.variables == {"MUJOCO_GL": "egl", "PYOPENGL_PLATFORM": "egl", "MUJOCO_EGL_DEVICE_ID": "1"}
+    with pytest.raises(NoBackend, match="egl: a display without a driver; device 0: a display without a driver"):
+        choose(trial, ["egl"], lambda: [None, "0"])
+
+
+def draws_with(*names: str) -> str:
+    """A trial that the standard library can run: it draws where MUJOCO_GL is one of `names`."""
+    return f"import os, sys\nif os.environ['MUJOCO_GL'] in {names!r}: print('drawn')\nelse: sys.exit('dark')"
+
+
+def test_without_a_command_the_lines_for_a_shell_are_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(headless, "TRIAL", draws_with("osmesa"))
+    assert headless.main(["--python", sys.executable]) == 0
+    said = capsys.readouterr()
+    assert said.out == "export MUJOCO_GL=osmesa\nexport PYOPENGL_PLATFORM=osmesa\n"
+    assert said.err.startswith("egl does not draw here: ")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert headless.main(["--python", sys.executable, "--gl", "egl"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert headless.REMEDIES["egl"] in said.err
+
+
+def test_glx_without_a_command_is_refused_since_its_screen_would_be_gone(
+    display: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(headless, "TRIAL", draws_with("glx"))
+    assert headless.main(["--python", sys.executable]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "say headless -- COMMAND" in said.err
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("import os, sys; sys.exit(7 if os.environ['DISPLAY'] == ':77' else 1)", 7),
+        ("import os; os.kill(os.getpid(), 9)", 137),
+    ],
+)
+def test_a_command_s_exit_code_is_its_own_and_the_screen_ends(
+    script: str, code: int, display: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(headless, "TRIAL", draws_with("glx"))
+    assert headless.main(["--python", sys.executable, "--gl", "glx", "--", sys.executable, "-c", script]) == code
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((display / "pid").read_text(encoding="utf-8")), 0)
+    assert headless.main(["--python", sys.executable, "--gl", "glx", "--", "no-such-program"]) == 127
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_reaches_the_command_and_the_screen_ends_after_it(display: Path, sign: signal.Signals) -> None:
+    child = (
+        "import signal, sys, time, os\n"
+        f"signal.signal({int(sign)}, lambda *_: (print('told', flush=True), sys.exit(5)))\n"
+        "print('up', os.getpid(), flush=True)\ntime.sleep(60)"
+    )
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom runners import __main__ as entry, headless\n"
+        f"headless.TRIAL = {draws_with('glx')!r}\n"
+        f"sys.exit(entry.main(['--here', 'headless', '--python', {sys.executable!r}, '--gl', 'glx', '--', "
+        f"{sys.executable!r}, '-c', {child!r}]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("up ")
+        os.kill(int((display / "pid").read_text(encoding="utf-8")), 0)
+        process.send_signal(sign)
+        assert process.stdout.read() == "told\n"
+    assert process.returncode == 5
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((display / "pid").read_text(encoding="utf-8")), 0)
+
+
+def test_sigterm_while_the_choice_is_made_ends_the_screen(display: Path) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom runners import __main__ as entry, headless\n"
+        f"headless.TRIAL = {'import time; time.sleep(60)'!r}\n"
+        f"sys.exit(entry.main(['--here', 'headless', '--python', {sys.executable!r}, '--gl', 'glx']))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
+        noted = display / "pid"
+        while not (noted.exists() and noted.read_text(encoding="utf-8")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.3)
+        process.terminate()
+        assert process.wait(30) == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(noted.read_text(encoding="utf-8")), 0)
+
+
+def test_an_interpreter_with_mujoco_is_looked_for_and_its_lack_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    own = tmp_path / "python3"
+    own.write_text("#!/bin/sh\nexit 0\n", encoding="utf-8")
+    own.chmod(0o755)
+    assert headless.interpreter_for([str(own), "evaluate.py"]) == str(own)
+    own.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    monkeypatch.setattr(headless.sys, "executable", str(own))
+    monkeypatch.setattr(headless.table, "ROOT", tmp_path)
+    assert headless.interpreter_for([str(own)]) is None
+    assert headless.main([]) == 2
+    assert "name one with --python" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", headless.ORDER)
+def test_a_real_command_draws_with(name: str) -> None:
+    python = headless.interpreter_for([])
+    if python is None:
+        pytest.skip("no interpreter with mujoco: run `make openvla`")
+    command = ["--gl", name, "--python", python, "--", python, "-c", headless.TRIAL]
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "runners"), "--here", "headless", *command], capture_output=True, text=True
+    )
+    if ran.returncode == 1 and "no way to draw" in ran.stderr:
+        pytest.skip(ran.stderr.strip())
+    assert (ran.returncode, ran.stdout) == (0, "drawn\n")

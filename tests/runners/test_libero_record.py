@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from runners.libero_world.demonstrations import (  # noqa: E402
     read,
 )
 from runners.libero_world.messages import Observation  # noqa: E402
+from runners.libero_world.task import GROWS  # noqa: E402
 from runners.places import Refused  # noqa: E402
 
 CONTROLLER = {"type": "OSC_POSE", "control_delta": True, "input_max": 1, "input_min": -1}
@@ -338,3 +340,36 @@ def test_options_that_cannot_be_are_refused(words: list[str], says: str, tmp_pat
     with pytest.raises(SystemExit):
         main(["--suite", "libero_gaol", "--out", str(tmp_path), "--demos", __file__])
     assert "choose from" in capsys.readouterr().err
+
+
+def test_nothing_is_replayed_where_the_data_set_has_no_room(
+    options: argparse.Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = sum(path.stat().st_size for path in (tmp_path / "demos").iterdir())
+    room = argparse.Namespace(free=GROWS * size - 3)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: room)
+    with pytest.raises(Refused, match=r"the data set needs about .* with --data-root"):
+        record.record(options, tmp_path / "work", 0)
+    assert not (tmp_path / "work" / "progress.jsonl").exists()
+    # One of each file's three demonstrations has a third of its size.
+    room.free, options.limit = GROWS * size // 3 + 1, 1
+    assert record.record(options, tmp_path / "work", 0) == 0
+
+
+def test_the_data_set_lies_where_data_sets_lie_and_not_below_a_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    pytest.importorskip("mujoco")
+    monkeypatch.setenv("GRAFT_PLACES", os.devnull)
+    monkeypatch.delenv("GRAFT_DATA_ROOT", raising=False)
+    demos = tmp_path / "big.hdf5"
+    with demos.open("wb") as file:
+        file.truncate(1 << 30)
+    given = ["--suite", "libero_goal", "--demos", str(demos)]
+    assert main(given) == 2
+    assert "--data-root or GRAFT_DATA_ROOT" in capsys.readouterr().err
+    (tmp_path / "repository" / ".git").mkdir(parents=True)
+    monkeypatch.setenv("GRAFT_DATA_ROOT", str(tmp_path / "repository" / "data"))
+    assert main(given) == 2
+    assert "about 4.0 GiB would be written" in capsys.readouterr().err
+    assert not (tmp_path / "repository" / "data").exists()

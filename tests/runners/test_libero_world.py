@@ -15,10 +15,13 @@ import pytest
 np = pytest.importorskip("numpy")
 
 from runners.libero_world.camera import axis_angle, camera_pose, intrinsics, metres, turned  # noqa: E402
-from runners.libero_world.evaluate import PolicyError, run_episode, tally, write_log  # noqa: E402
+from runners.libero_world.evaluate import PolicyError, continued, run_episode, tally, write_log  # noqa: E402
 from runners.libero_world.messages import Closed, Observation, receive, send  # noqa: E402
 from runners.libero_world.policy import ready  # noqa: E402
 from runners.libero_world.remote import PolicyGone, RemotePolicy  # noqa: E402
+from runners.words import LANGUAGES, Words  # noqa: E402
+from tests.browser import Browser  # noqa: E402
+from tests.pages import check_drawn, needs_chromium  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -321,6 +324,24 @@ def test_a_policy_that_does_not_load_or_dies_is_told_with_its_log(tmp_path: Path
         policy.act(observation(8), 1)
 
 
+@needs_chromium
+def test_a_browser_draws_the_report_in_both_languages(browser: Browser, tmp_path: Path) -> None:
+    pytest.importorskip("mujoco")
+    from runners.libero_world.compare import conclude
+    from runners.starvla_libero import ARMS
+
+    arms = {name: ARMS[name] for name in ("baseline", "anchor")}
+    played = {name: [run_episode(Forward(), Line()) for _ in range(2)] for name in arms}
+    logs = {name: {"calm": dict.fromkeys(range(2), episodes)} for name, episodes in played.items()}
+    pages = {}
+    for lang in LANGUAGES:
+        assert conclude(tmp_path, arms, logs, {"asset_standins": 3, "suite": "x"}, [0], Words(lang)) == 0
+        pages[lang] = (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert "Plain shapes stood in for 3" in json.loads((tmp_path / "results.json").read_text())["remarks"][0]
+    assert "LIBERO 的 3 个素材由简单几何体代替" in pages["zh"]
+    check_drawn(browser, pages, tmp_path, "libero")
+
+
 def test_the_report_says_what_a_reader_must_know(tmp_path: Path) -> None:
     pytest.importorskip("mujoco")
     from runners.libero_world.compare import Failed, conclude
@@ -367,3 +388,22 @@ def test_options_that_cannot_be_are_refused(words: list[str], says: str, tmp_pat
     given = ["--checkout", str(tmp_path), "--policy-python", sys.executable, "--work", str(tmp_path / "work")]
     assert main([*given, *words]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_episodes_of_a_comparison_that_was_stopped_are_not_played_again(tmp_path: Path) -> None:
+    log, played = tmp_path / "calm-task0.jsonl", []
+
+    def play(episode: int) -> dict[str, Any]:
+        played.append(episode)
+        if len(played) == 3:
+            raise KeyboardInterrupt
+        return {"episode": episode, "success": episode % 2 == 0, "trace": [], "policy_seconds": 0.1}
+
+    with pytest.raises(KeyboardInterrupt):
+        continued(log, 4, play)
+    assert not log.exists()
+    episodes = continued(log, 4, play)
+    assert played == [0, 1, 2, 2, 3]
+    assert [episode["episode"] for episode in episodes] == [0, 1, 2, 3]
+    assert [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] == episodes
+    assert [path.name for path in tmp_path.iterdir()] == [log.name]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import statistics
 from pathlib import Path
 
 import pytest
 
-from runners import charts
+from runners.means import in_words
 from runners.openvla_arms import ARMS
-from runners.openvla_report import FRAGILE, NULL, PLASTIC, in_words, page, split_of
+from runners.openvla_pictures import FRAGILE, NULL, PLASTIC, split_of
+from runners.openvla_report import page
 from runners.openvla_scores import ArmScores, forgetting_of
+from runners.words import LANGUAGES, Words
+from tests.browser import Browser
 from tests.pages import Reader, check_drawn, check_whole, needs_chromium
 from tests.runners import sample_facts
 from tests.runners.sample_facts import BEFORE, GOAL, OBJECT, SUCCESS
@@ -117,48 +119,13 @@ def test_a_random_basis_has_no_picture_and_says_so() -> None:
     assert "A random basis" in page(dataclasses.replace(facts, icsm={"random": {"layers": {"8": layer}}}))
 
 
-def test_lines_are_drawn_where_their_values_belong() -> None:
-    rising = [(0, 0.0), (50, 0.5), (100, 1.0)]
-    svg = charts.lines([charts.Line("a", [rising, [(0, 0.5)]]), charts.Line("b", [[(0, float("nan"))]], 1)], "t", "u")
-    found = re.search(r'class="line series0" d="M([^"]+)"', svg)
-    assert found
-    points = [tuple(map(float, point.split())) for point in found[1].split("L")]
-    assert points == [(52, 216), (242, 121), (432, 26)]
-    assert "series1" not in svg
-    assert 'cx="52.0" cy="121.0"' in svg
-    assert ">a 0.75<" in svg
-    assert "Nothing was recorded" in charts.lines([charts.Line("b", [[]])], "t", "u")
-
-
-def test_intervals_are_drawn_where_their_values_belong() -> None:
-    svg = charts.intervals([charts.Bar("x", 0.5, 0.25, [0.5]), charts.Bar("y", 1.0, None, [1.0])], "t", "u")
-    assert "M245.0 41.0H455.0" in svg
-    assert 'cx="350.0" cy="41.0" r="5"' in svg
-    assert svg.count("H455.0") == 1
-
-
-@pytest.mark.parametrize(
-    ("values", "ticks"),
-    [
-        ([0.0, 0.93], [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]),
-        ([-0.07, 0.31], [-0.1, 0.0, 0.1, 0.2, 0.3, 0.4]),
-        ([0.0], [0.0, 0.2]),
-        ([3.0, 3.0], [0.0, 1.0, 2.0, 3.0]),
-    ],
-)
-def test_axes_have_round_ticks_and_hold_their_values(values: list[float], ticks: list[float]) -> None:
-    axis = charts.Axis.over(values)
-    assert axis.ticks() == pytest.approx(ticks)
-    assert axis.low <= min(values)
-    assert axis.high >= max(values)
-
-
 def test_in_words() -> None:
     assert in_words(None) == "missing"
 
 
 @needs_chromium
-@pytest.mark.parametrize("width", [400, 1200])
-def test_a_browser_draws_it_without_complaint_or_sideways_scrolling(html: str, width: int, tmp_path: Path) -> None:
+def test_a_browser_draws_it_in_both_languages(browser: Browser, tmp_path: Path) -> None:
     long_path = "/srv/" + "very-long-folder-name/" * 12
-    check_drawn(html.replace("python x.py", f"python {long_path}"), width, tmp_path)
+    pages = {lang: page(sample_facts.make(), Words(lang)) for lang in LANGUAGES}
+    pages = {lang: html.replace("python x.py", f"python {long_path}") for lang, html in pages.items()}
+    check_drawn(browser, pages, tmp_path, "openvla")

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import dataclasses
 import itertools
 import json
+import os
 import re
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from runners import orphans, table
 from runners.openvla_arms import ARMS
 from runners.openvla_gradient_surgery import main
 from tests.runners.fake_openvla import Fake, make
@@ -428,9 +435,66 @@ def test_a_model_in_the_hub_s_cache_is_looked_at_before_anything_runs(
     assert "no action statistics for libero_10" in capsys.readouterr().err
 
 
-def test_the_file_runs_as_a_command_from_anywhere(fake: Fake) -> None:
-    script = REPOSITORY / "runners" / "openvla_gradient_surgery.py"
-    command = [sys.executable, str(script), *fake.arguments("--dry-run")]
+def test_it_runs_as_a_command_from_anywhere(fake: Fake) -> None:
+    command = table.command("openvla-gradient-surgery", *fake.arguments("--dry-run"), python=sys.executable)
     run = subprocess.run(command, cwd=fake.root, capture_output=True, text=True)
     assert (run.returncode, run.stderr) == (0, "")
     assert "==> report" not in run.stdout
+
+
+def test_an_evaluation_whose_runner_is_killed_goes_on_at_its_next_task(fake: Fake) -> None:
+    """SIGKILL of the real command line in the middle of an evaluation, and the same command again."""
+    command = [sys.executable, "-m", "runners", "openvla-gradient-surgery", *fake.arguments("--arms", "baseline")]
+    assert subprocess.run(command, cwd=REPOSITORY, capture_output=True).returncode == 0
+    expected = scores_in(fake)
+    shutil.rmtree(fake.work / "eval")
+    fake.take_notes()
+    (fake.root / "slow").touch()
+    run = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    notes = fake.root / "notes"
+    deadline = time.monotonic() + 60
+    while not notes.exists() or "task 4" not in notes.read_text(encoding="utf-8"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    run.kill()
+    run.wait()
+    # The evaluation outlives its runner, and is ended here as by a machine that goes down.
+    left = []
+    for pid in orphans.all_processes():
+        with contextlib.suppress(OSError):  # somebody else's, or gone
+            if fake.work in Path(os.readlink(f"/proc/{pid}/cwd")).parents:
+                left.append(pid)
+    assert left
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    before = fake.take_notes()
+    again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "eval/before/libero_object: not finished before, goes on" in again.stdout
+    played = [int(note.split()[1]) for note in fake.take_notes() if note.startswith("task")][:10]
+    first = int(before[-1].split()[1])
+    assert played[: 10 - first] == list(range(first, 10))
+    assert scores_in(fake) == expected
+
+
+def scores_in(fake: Fake) -> dict[str, dict[str, object]]:
+    """The last account of every evaluation, by its folder."""
+    found: dict[str, dict[str, object]] = {}
+    for path in sorted((fake.work / "eval").rglob("*.results.json")):
+        found[str(path.parent)] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def test_training_needs_room_for_a_checkpoint_of_the_model_each(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = sum(path.stat().st_size for path in (fake.root / "model").rglob("*") if path.is_file())
+    room = argparse.Namespace(free=2 * model - 1)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: room)
+    assert main(fake.arguments("--arms", "baseline,method")) == 2
+    said = capsys.readouterr().err
+    assert "the run (baseline/seed0, method/seed0) needs about" in said
+    assert "--work" in said
+    assert fake.take_notes() == []
+    room.free = 2 * model
+    assert main(fake.arguments("--arms", "baseline,method", "--stages", "probe,icsm,baseline,method")) == 0

@@ -19,6 +19,9 @@ from runners.reach_world.expert import expert_actions  # noqa: E402
 from runners.reach_world.report import page  # noqa: E402
 from runners.reach_world.results import Results  # noqa: E402
 from runners.reach_world.video import filmed  # noqa: E402
+from runners.words import LANGUAGES, Words  # noqa: E402
+from tests.browser import Browser  # noqa: E402
+from tests.pages import check_drawn, needs_chromium  # noqa: E402
 
 MOVED = Disturbances(move_step=6)
 
@@ -147,6 +150,13 @@ def test_the_report_shows_every_arm_and_loads_nothing() -> None:
     for words in ("with &lt;anchor&gt;", "stood &lt;in&gt;", "seed 3 &amp; moved", "75.0 % ± ", "100.0 % ± 0.0"):
         assert words in text
     assert "http" not in text.replace("http://www.w3.org", "")
+
+
+@needs_chromium
+def test_a_browser_draws_the_report_in_both_languages(browser: Browser, tmp_path: Path) -> None:
+    film = filmed({"one": Played(), "two": Played(MOVED)}, 3, MOVED, execute_steps=4, limit=8)
+    pages = {lang: page(results(), {"3": film}, ("stood <in>",), Words(lang)) for lang in LANGUAGES}
+    check_drawn(browser, pages, tmp_path, "closed-loop")
 
 
 def test_a_film_ends_on_its_last_picture() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import shlex
@@ -208,3 +209,23 @@ def test_a_folder_of_somebody_elses_is_not_touched(fake: Fake, capsys: pytest.Ca
     assert main(fake.arguments()) == 2
     assert "holds files that no run of this kind wrote" in capsys.readouterr().err
     assert (fake.work / "alignment" / "thesis.tex").read_text(encoding="utf-8") == "mine"
+
+
+def test_nothing_begins_where_the_checkpoints_that_upstream_keeps_do_not_fit(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (fake.root / "run.yaml").write_text("trainer: {save_interval: 2}", encoding="utf-8")
+    model = sum(path.stat().st_size for path in (fake.root / "Qwen2.5-VL-fake").iterdir())
+    room = argparse.Namespace(free=0)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: room)
+    # Five steps leave three checkpoints (after 2, after 4, final); dynamics is told to save each step, and leaves six.
+    given = fake.arguments("--steps", "5", "--set", "dynamics:trainer.save_interval=1")
+    room.free = model * (3 + 6 + 3 + 3) - 1
+    assert main(given) == 2
+    assert "the run (alignment, dynamics, imitation, correction) needs about" in capsys.readouterr().err
+    assert fake.take_notes() == []
+    room.free += 1
+    assert main(given) == 0
+    # What is kept asks for no room: only what is left to do.
+    room.free = 0
+    assert main(given) == 0

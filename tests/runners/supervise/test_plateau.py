@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterable
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 
@@ -83,7 +84,7 @@ def test_without_outliers_it_is_least_squares_with_the_long_run_variance() -> No
 def test_phi_is_that_of_the_residuals_of_a_quadratic_freed_of_its_bias() -> None:
     draw = random.Random(5)
     values = [Fraction(draw.randint(-50, 50), 100) for _ in range(60)]
-    values = [one + Fraction(3, 5) * other for one, other in zip(values, values[1:], strict=False)]
+    values = [one + Fraction(3, 5) * other for one, other in pairwise(values)]
     places = [Fraction(i) for i in range(59)]
     columns = [[place**power for place in places] for power in range(3)]
     weights = least_squares(columns, values)

@@ -1,6 +1,6 @@
 """The demo, step by step: LLaMA-Factory (materials, four runs, a look inside one sample), then a chapter a method.
 
-    .venvs/engine/bin/python -m demo
+    .venvs/engine/bin/python -m demo [--lang zh]
 
 `make demo` builds the three environments and grafts LLaMA-Factory first. A step whose inputs are unchanged is skipped.
 The report is written before the first chapter begins, and again with each.
@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from demo import infodyn, infodyn_chapter, openvla, openvla_chapter, starvla, starvla_chapter
-from demo.report import failed, page, pending
+from demo.parts import failed, pending
+from demo.report import page
 from demo.runs import Run, RunFailed, all_runs, fell, new_files, state_of, train, write_config
 from runners.digests import write_whole
+from runners.words import Words, add_option
 
 NAME = "LLaMA-Factory"
 CHECKOUT = Path("upstreams") / NAME
@@ -139,22 +141,24 @@ def gather(results: dict[str, Any], seen: dict[str, Any], upstreams: dict[str, d
     }
 
 
-def add_chapters(report: Path, facts: dict[str, Any], upstreams: dict[str, dict[str, Any]], python: Path) -> list[str]:
+def add_chapters(
+    report: Path, facts: dict[str, Any], upstreams: dict[str, dict[str, Any]], python: Path, words: Words
+) -> list[str]:
     """Runs each further part of the demo, and writes the report again with its chapter, or with why there is none.
 
     Returns why some failed. `python` is LLaMA-Factory's interpreter, for the stand-ins too.
     """
-    texts = {name: pending(writer.TITLE) for name, (_, _, writer, _) in CHAPTERS.items()}
-    write_whole(report, page(facts, "\n".join(texts.values())))
+    texts = {name: pending(writer.title(words), words) for name, (_, _, writer, _) in CHAPTERS.items()}
+    write_whole(report, page(facts, "\n".join(texts.values()), words))
     bad = []
     for number, (name, (upstream, gatherer, writer, says)) in enumerate(CHAPTERS.items(), 5):
         say(number, says)
         try:
-            texts[name] = writer.chapter(gatherer.facts_of(upstreams.get(upstream), HOME / name, python))
+            texts[name] = writer.chapter(gatherer.facts_of(upstreams.get(upstream), HOME / name, python), words)
         except RunFailed as error:
-            texts[name] = failed(writer.TITLE, str(error))
+            texts[name] = failed(writer.title(words), str(error), words)
             bad.append(f"the chapter on {name} did not end well: {error}")
-        write_whole(report, page(facts, "\n".join(texts.values())))
+        write_whole(report, page(facts, "\n".join(texts.values()), words))
     return bad
 
 
@@ -163,7 +167,11 @@ def main() -> int:
     parser.add_argument(
         "--environment", type=Path, default=Path(".venvs/LLaMA-Factory"), help="where LLaMA-Factory runs"
     )
-    bin_folder = parser.parse_args().environment / "bin"
+    add_option(parser)
+    options = parser.parse_args()
+    # The runners that the chapters start write pages and pictures of their own.
+    os.environ["GRAFT_LANG"] = options.lang
+    bin_folder = options.environment / "bin"
     if not (CHECKOUT / "src").is_dir():
         print(f"error: {CHECKOUT} is not there: run `python apply.py {NAME}` first, or `make demo`", file=sys.stderr)
         return 1
@@ -186,7 +194,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     report = HOME / "report.html"
-    bad = add_chapters(report, facts, upstreams, bin_folder / "python")
+    bad = add_chapters(report, facts, upstreams, bin_folder / "python", Words(options.lang))
     print(f"\nreport: {report} ({time.monotonic() - start:.0f} s)")
     for why in bad:
         print(f"error: {why}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Pictures without a plotting library: a line chart as SVG, a bias matrix as PNG. The page's style colours them."""
+"""Pictures without a plotting library: a bias matrix as PNG, with its axes and its colour scale as SVG."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import math
 import struct
 import zlib
 from collections.abc import Sequence
-from html import escape
 from itertools import pairwise
 
-from runners.charts import Axis, picture, rungs
+from runners.axes import picture
+from runners.words import Words
 
 # Biases span four decades (a landmark's slope is 0.001 a token, noise's 0.5), so the colour runs over log10 |bias|.
 DECADES = (-3.0, 1.5)
@@ -64,11 +64,11 @@ def runs_of(values: Sequence[int]) -> list[tuple[int, int, int]]:
     return [(a, b, values[a]) for a, b in pairwise(edges) if b > a]
 
 
-def heat_map(matrix: Sequence[Sequence[float | None]], semantic_ids: Sequence[int], title: str) -> str:
+def heat_map(matrix: Sequence[Sequence[float | None]], semantic_ids: Sequence[int], title: str, words: Words) -> str:
     """An SVG of the matrix, keys to the right and queries down, with the semantic types as bands along both axes."""
     size = len(matrix)
     band, gap, left, top = 12, 4, 66, 56
-    cell = 480 / size
+    cell = 400 / size
     side = cell * size
     parts = []
     for start, end, kind in runs_of(semantic_ids):
@@ -88,19 +88,20 @@ def heat_map(matrix: Sequence[Sequence[float | None]], semantic_ids: Sequence[in
         )
     image = data_url(png(bias_pixels(matrix)))
     whole = [
-        f'<text x="{left + side / 2:.0f}" y="14" text-anchor="middle">key (token j)</text>',
-        f'<text transform="translate(14 {top + side / 2:.0f}) rotate(-90)" text-anchor="middle">query (token i)</text>',
+        f'<text x="{left + side / 2:.0f}" y="14" text-anchor="middle">{words("key (token j)")}</text>',
+        f'<text transform="translate(14 {top + side / 2:.0f}) rotate(-90)" text-anchor="middle">'
+        f"{words('query (token i)')}</text>",
         f'<image x="{left}" y="{top}" width="{side:.1f}" height="{side:.1f}" preserveAspectRatio="none" '
         f'style="image-rendering:pixelated" href="{image}"/>',
         f'<rect class="frame" x="{left}" y="{top}" width="{side:.1f}" height="{side:.1f}"/>',
         *parts,
         f'<text class="quiet" x="{left + side * 0.72:.0f}" y="{top + side * 0.25:.0f}" text-anchor="middle">'
-        "the future</text>",
+        f"{words('the future')}</text>",
     ]
     return picture(left + side + 6, top + side + 24, title, whole, "chart heat")
 
 
-def colour_scale() -> str:
+def colour_scale(words: Words) -> str:
     """The legend of `heat_map`: colour against bias, labelled at whole decades."""
     low, high = DECADES
     width, left = 300, 24
@@ -118,38 +119,9 @@ def colour_scale() -> str:
         ticks.append(f'<path class="axis" d="M{x:.1f} 20v4"/>')
     swatches = [
         f'<rect x="{x}" y="50" width="14" height="14" fill="rgb{colour}"/><text x="{x + 20}" y="62">{text}</text>'
-        for x, colour, text in ((left, ZERO, "0: no bias"), (left + 120, HIDDEN, "hidden from this query"))
-    ]
-    return picture(340, 72, "colour scale of the attention bias", bars + ticks + swatches, "chart scale")
-
-
-def line_chart(series: dict[str, list[tuple[int, float]]], title: str) -> str:
-    """An SVG of loss against step: one line a series, named at its end; the first is styled `off`, the second `on`."""
-    points = [point for line in series.values() for point in line]
-    last = max(step for step, _ in points)
-    up = Axis.over([value for _, value in points], 6)
-    left, top, width, height = 40, 24, 400, 190
-
-    def place(step: float, value: float) -> tuple[float, float]:
-        return left + width * step / last, top + height * (1 - up.share(value))
-
-    parts = rungs(up, left, top, width, height)
-    for step in range(0, last + 1, max(1, round(last / 6 / 10) * 10)):
-        x, _ = place(step, 0)
-        parts.append(f'<text x="{x:.1f}" y="{top + height + 18}" text-anchor="middle">{step}</text>')
-    parts.append(f'<text x="{left + width / 2}" y="{top + height + 36}" text-anchor="middle">step</text>')
-    styles = dict(zip(series, ("off", "on"), strict=False))
-    parts.append(f'<text x="{left - 6}" y="12" text-anchor="end">loss</text>')
-    # Two curves may end at one place; their names may not, nor may they meet the axis. From the axis upwards.
-    name_y = top + height + 11.0
-    for name, line in sorted(series.items(), key=lambda item: item[1][-1][1]):
-        path = "L".join("{:.1f} {:.1f}".format(*place(step, value)) for step, value in line)
-        name_y = min(place(*line[-1])[1], name_y - 15)
-        parts.append(f'<path class="line {styles[name]}" d="M{path}"/>')
-        parts.append(
-            f'<text class="name {styles[name]}" x="{left + width + 8}" y="{name_y + 4:.1f}">'
-            f"{escape(name)} {line[-1][1]:.2f}</text>"
+        for x, colour, text in (
+            (left, ZERO, words("0: no bias")),
+            (left + 120, HIDDEN, words("hidden from this query")),
         )
-    # A bold 12-pixel letter is 8 pixels wide at most, on average; the last value has up to seven.
-    room = max(530, left + width + 8 + 8 * (max(map(len, series)) + 7))
-    return picture(room, top + height + 44, title, parts)
+    ]
+    return picture(360, 72, words("colour scale of the attention bias"), bars + ticks + swatches, "chart scale")

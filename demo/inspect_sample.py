@@ -53,7 +53,7 @@ def first_sample(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def biases(semantic_ids: list[int], settings: dict[str, Any]) -> dict[str, Any]:
-    """For each policy: what it says, and the bias [S][S] of key j for query i of one sequence, None where it is masked.
+    """For each policy: its slopes and window, and the bias [S][S] of key j for query i, None where it is masked.
 
     Slopes and window are those of `settings`, else the method's defaults.
     """
@@ -67,11 +67,7 @@ def biases(semantic_ids: list[int], settings: dict[str, Any]) -> dict[str, Any]:
         return settings.get(name, getattr(defaults, name))
 
     landmark, noise, window = value("hsa_lambda_landmark"), value("hsa_lambda_noise"), value("hsa_window")
-    says = {
-        "distance": f"A landmark's key loses {landmark:g} a token of distance, a noise key {noise:g}; beyond {window} "
-        "tokens noise is hidden.",
-        "hierarchical": "The same, and queries of goals and landmarks do not see noise at all.",
-    }
+    slopes = {"landmark": landmark, "noise": noise, "window": window}
     types = torch.tensor([semantic_ids])
     size = types.shape[1]
     causal = torch.ones(size, size, dtype=torch.bool).tril()[None, None]
@@ -81,7 +77,7 @@ def biases(semantic_ids: list[int], settings: dict[str, Any]) -> dict[str, Any]:
         rule = HSARule(policy, landmark, noise, window)
         rows = additive_mask(causal, types, types, rule, 0, torch.float32)[0, 0].tolist()
         matrix = [[None if bias == lowest else round(bias, 6) for bias in row] for row in rows]
-        found[policy] = {"says": says[policy], "matrix": matrix, "used": policy == value("hsa_policy")}
+        found[policy] = {"slopes": slopes, "matrix": matrix, "used": policy == value("hsa_policy")}
     return found
 
 

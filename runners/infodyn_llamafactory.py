@@ -233,6 +233,7 @@ def parser_of() -> argparse.ArgumentParser:
     parser.add_argument("--router", default="linear", choices=("linear", "gaussian"))
     parser.add_argument("--seed", type=int, default=7)
     places.add_options(parser, NAME, data=False, hub=False)
+    words.add_option(parser)
     return parser
 
 
@@ -265,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:
-        with sole(home) as lock, View(home.name, lang=words.default_language()) as view:
+        with sole(home) as lock, View(home.name, lang=options.lang) as view:
             engine = Engine(Digests(home / "digests.json"), lock=lock, view=view)
             if not engine.run(training(home, options, here.environment(), engine)).good:
                 return 1
@@ -285,4 +286,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not ANALYST.exists():
         print(f"no analysis: {ANALYST} is not there; `make infodyn`, then {' '.join(analysis)}")
         return 0
-    return subprocess.run([*analysis, "--top-n-experts", "3"], check=False).returncode
+    return subprocess.run([*analysis, "--top-n-experts", "3", "--lang", options.lang], check=False).returncode

@@ -1,4 +1,4 @@
-"""What a run's probes left, and its analysis by runners/analyze_oid.py in its own environment."""
+"""What a run's probes left, and its analysis by `python -m runners analyze-oid` in its own environment."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PYTHON = ROOT / ".venvs" / "infodyn" / "bin" / "python"
+from runners import table
+
+PYTHON = table.interpreter("infodyn")
 
 
 def contents(folder: Path, epochs: int) -> list[dict[str, Any]]:
@@ -33,7 +34,7 @@ def atoms(run_dir: Path, probe: str, *options: object) -> list[dict[str, str]]:
     if not PYTHON.exists():
         pytest.skip("no .venvs/infodyn: run `make infodyn`")
     asked = ["--run-dir", run_dir, "--probe-name", probe, "--jobs", 1, *options]
-    command = [str(PYTHON), str(ROOT / "runners" / "analyze_oid.py"), *map(str, asked)]
+    command = table.command("analyze-oid", *asked, python=PYTHON)
     ran = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     with open(run_dir / "oid_plots" / probe / "atoms.csv", encoding="utf-8", newline="") as file:

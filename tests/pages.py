@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
-import subprocess
+import struct
+import zlib
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+from runners.words import catalogue, one_line
+from tests.browser import CHROMIUM, Browser
+
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)")
 # Elements that HTML leaves without an end tag.
 VOID = {"meta", "link", "br"}
-OPTIONS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update", "--allow-file-access-from-files"),
-    *("--hide-scrollbars", "--enable-logging=stderr", "--v=0", "--virtual-time-budget=3000"),
-)
+WIDTHS, SCHEMES = (1280, 390), ("light", "dark")
+PICTURES = "GRAFT_PICTURES"
+"""Environment variable: a folder for whole pictures of every page, to be looked at (artifacts/pictures, say)."""
+LEAST_CONTRAST = 4.5
+"""WCAG 2.2, success criterion 1.4.3, level AA."""
 
 
 class Reader(HTMLParser):
@@ -75,27 +79,96 @@ def check_whole(html: str, linked: tuple[str, ...] = ()) -> None:
     assert "script" not in reader.tags
 
 
-def check_drawn(html: str, width: int, folder: Path) -> None:
-    """Chromium draws it in a window of `width` pixels without complaint, and nothing sticks out sideways."""
-    # The probe writes the report's widths into its title, which the dumped tree shows. Headless Chromium has a smallest
-    # window, hence the frame.
-    probe = (
-        f'<!DOCTYPE html><html><body style="margin:0"><iframe id="f" src="report.html" width="{width}" height="900" '
-        'style="border:0"></iframe><script>document.getElementById("f").onload = function () {'
-        'var d = document.getElementById("f").contentDocument.documentElement;'
-        'document.title = ["widths", d.scrollWidth, d.clientWidth, d.scrollHeight].join(" "); }</script></body></html>'
-    )
-    (folder / "report.html").write_text(html, encoding="utf-8")
-    (folder / "probe.html").write_text(probe, encoding="utf-8")
-    run = subprocess.run(
-        [str(CHROMIUM), *OPTIONS, f"--user-data-dir={folder}/profile", "--dump-dom", f"file://{folder}/probe.html"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert "CONSOLE" not in run.stderr
-    found = re.search(r"widths (\d+) (\d+) (\d+)", run.stdout)
-    assert found, run.stderr[-2000:]
-    scroll, client, height = map(int, found.groups())
-    assert scroll == client == width
-    assert height > 1500
+def check_drawn(browser: Browser, pages: Mapping[str, str], folder: Path, name: str) -> None:
+    """Each of `pages` (HTML by language) as a reader sees it, on a desk and on a phone, in light and dark.
+
+    Chromium draws it without complaint and without a request; a picture of it is not blank, and has the background that
+    the style gives to this scheme; nothing sticks out sideways, of the page or of a chart; every text has enough
+    contrast; a Chinese page has no label that was left in English. All that is folded is unfolded for that.
+    """
+    backgrounds = set()
+    for lang, html in pages.items():
+        path = folder / f"{name}-{lang}.html"
+        path.write_text(html, encoding="utf-8")
+        browser.open(path)
+        for scheme in SCHEMES:
+            for width in WIDTHS:
+                case = f"{name} in {lang}, {scheme}, {width} pixels"
+                browser.set(width, scheme)
+                _keep(browser, f"{name}-{lang}-{scheme}-{width}", width)
+                seen = browser.evaluate(f"({PROBE})()")
+                assert seen["inner"] == width, case
+                assert seen["scroll"] == width, f"{case}: sticks out: {seen['wide']}"
+                assert seen["lang"] == {"en": "en", "zh": "zh-CN"}[lang], case
+                assert not seen["cut"], f"{case}: chart's texts are cut: {seen['cut'][:8]}"
+                faint = [text for text in seen["texts"] if text["contrast"] < LEAST_CONTRAST]
+                assert not faint, f"{case}: too little contrast: {faint[:8]}"
+                assert len(seen["texts"]) > 20, case
+                pixels = rows_of(browser.picture(width, min(1600, seen["height"]), 0.125))
+                flat = [pixel for row in pixels for pixel in row]
+                page = tuple(seen["page"])
+                # Scaling mixes neighbours, not the margin.
+                assert flat[0] == page == max(set(flat), key=flat.count), case
+                assert len(set(flat)) > 50, f"{case}: blank"
+                backgrounds.add((scheme, page))
+                if lang == "zh":
+                    check_chinese([text["text"] for text in seen["texts"] if not text["data"]], case)
+        assert browser.complaints == []
+    light, dark = (next(page for scheme, page in backgrounds if scheme == which) for which in SCHEMES)
+    assert len(backgrounds) == 2
+    assert sum(dark) < 150 < 600 < sum(light)
+
+
+def check_chinese(texts: list[str], case: str) -> None:
+    """None of the `texts` is a label that has a translation other than itself, and most have Chinese in them."""
+    known = catalogue("zh")
+    left = [text for text in texts if known.get(one_line(text), text) != text and text not in NAMES]
+    assert not left, f"{case}: in English: {left[:8]}"
+
+
+NAMES = {"sort", "reverse", "echo", "calm", "moved", "baseline", "method", "low", "high", "rotated", "inverted"}
+"""Names of tasks, worlds and arms, which may be words of a catalogue too."""
+
+
+def _keep(browser: Browser, name: str, width: int) -> None:
+    """A picture of the whole page as it opens, where one is asked for."""
+    if folder := os.environ.get(PICTURES):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        height = browser.evaluate("document.documentElement.scrollHeight")
+        (Path(folder) / f"{name}.png").write_bytes(browser.picture(width, height))
+
+
+PROBE = (Path(__file__).parent / "pages.js").read_text(encoding="utf-8")
+
+
+def rows_of(image: bytes) -> list[list[tuple[int, ...]]]:
+    """The (r, g, b) of an 8-bit RGB or RGBA PNG without interlacing, by the format's definition."""
+    at, chunks = 8, b""
+    while at < len(image):
+        (length,) = struct.unpack(">I", image[at : at + 4])
+        kind, body = image[at + 4 : at + 8], image[at + 8 : at + 8 + length]
+        if kind == b"IHDR":
+            width, height, depth, colour, *_, interlaced = struct.unpack(">IIBBBBB", body)
+            assert (depth, interlaced) == (8, 0)
+            assert colour in (2, 6)
+        chunks += body if kind == b"IDAT" else b""
+        at += 12 + length
+    size = 3 if colour == 2 else 4
+    raw, stride = zlib.decompress(chunks), size * width
+    above, rows = bytearray(stride), []
+    for number in range(height):
+        line = bytearray(raw[number * (stride + 1) + 1 : (number + 1) * (stride + 1)])
+        how = raw[number * (stride + 1)]
+        for place in range(stride):
+            left = line[place - size] if place >= size else 0
+            corner = above[place - size] if place >= size else 0
+            up = above[place]
+            line[place] = (line[place] + (0, left, up, (left + up) // 2, _paeth(left, up, corner))[how]) % 256
+        rows.append([tuple(line[size * x : size * x + 3]) for x in range(width)])
+        above = line
+    return rows
+
+
+def _paeth(left: int, up: int, corner: int) -> int:
+    guess = left + up - corner
+    return min((left, up, corner), key=lambda value: abs(guess - value))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 
-from runners.charts import Line, lines, picture
+from runners.axes import picture, room
+from runners.charts import Line, lines
 from runners.markup import STYLE
 from runners.oid.estimate import Result, Value
+from runners.words import ENGLISH, Words
 
 CSS = Path(__file__).with_name("oid.css")
 SOURCES = {"Red": "redundant", "Un_i": "only i", "Un_j": "only j", "Syn": "synergistic"}
@@ -30,9 +32,9 @@ class Cell:
     flag: bool = False
 
 
-def cell_of(result: Result, name: str) -> Cell:
+def cell_of(result: Result, name: str, words: Words = ENGLISH) -> Cell:
     if result.problem:
-        return Cell(words="not computed")
+        return Cell(words=words("not computed"))
     return Cell(result.values[name], flag=result.singular)
 
 
@@ -56,7 +58,7 @@ def grid(
     across: str,
 ) -> str:
     """Squares in `rows` and `columns`, coloured by value / `limit`; a value whose interval leaves out 0 is bold."""
-    left, top = 24 + 7 * max(map(len, rows)) + 8, 44
+    left, top = round(24 + max(map(room, rows)) + 8), 44
     width, height = CELL * len(columns), CELL * len(rows)
     parts = [
         f'<text class="quiet" x="{left + width / 2:.0f}" y="12" text-anchor="middle">{escape(across)}</text>',
@@ -88,7 +90,7 @@ def _square(cell: Cell, x: float, y: float, limit: float) -> str:
         return f'<rect class="blank" {square}/>{lines_of}'
     value = cell.value
     share = min(1.0, abs(value.value) / limit) if limit else 0.0
-    sure = "sure" if value.low > 0 or value.high < 0 else "quiet"
+    sure = "sure" if value.low > 0 or value.high < 0 else "unsure"
     text = f'text-anchor="middle" x="{middle:.0f}"'
     parts = [
         f'<rect class="blank" {square}/>' if cell.flag else "",
@@ -109,30 +111,31 @@ def short(value: float) -> str:
     return f"{value:+.3f}" if abs(value) < 10 else f"{value:+.3g}"
 
 
-def expert_map(results: Sequence[Result], name: str, names: Mapping[str, str], limit: float, title: str) -> str:
+def expert_map(
+    results: Sequence[Result], name: str, names: Mapping[str, str], limit: float, title: str, words: Words = ENGLISH
+) -> str:
     """Expert against expert: the sum `name` of each pair, on both sides of an empty diagonal."""
     experts = list(names)
     cells = {}
     for result in results:
         first, second = experts.index(result.first), experts.index(result.second)
-        cells[first, second] = cells[second, first] = cell_of(result, name)
+        cells[first, second] = cells[second, first] = cell_of(result, name, words)
     labels = list(names.values())
-    return grid(cells, labels, labels, title, limit, "expert i", "expert j")
+    return grid(cells, labels, labels, title, limit, words("expert i"), words("expert j"))
 
 
-def atom_map(result: Result, limit: float, title: str) -> str:
+def atom_map(result: Result, limit: float, title: str, words: Words = ENGLISH) -> str:
     """The 16 atoms of one pair: rows say how the sources hold it, columns how the two halves of the target do."""
     cells = {
-        (row, column): cell_of(result, f"{source}t{target}")
+        (row, column): cell_of(result, f"{source}t{target}", words)
         for row, source in enumerate(PARTS)
         for column, target in enumerate(PARTS)
     }
-    return grid(
-        cells, list(SOURCES), ["both", "half 1", "half 2", "joint"], title, limit, "in i and j", "in the target"
-    )
+    columns = [words(name) for name in ("both", "half 1", "half 2", "joint")]
+    return grid(cells, list(SOURCES), columns, title, limit, words("in i and j"), words("in the target"))
 
 
-def scale(limit: float, unit: str, width: float = 400) -> str:
+def scale(limit: float, unit: str, width: float = 400, words: Words = ENGLISH) -> str:
     """The legend of the heatmaps that have this limit."""
     left, steps = 26, 81
     parts = []
@@ -149,24 +152,25 @@ def scale(limit: float, unit: str, width: float = 400) -> str:
         parts.append(f'<text x="{x:.1f}" y="37" text-anchor="middle">{share * limit:.3g}</text>')
     parts.append(f'<rect class="frame" x="{left}" y="4" width="{width}" height="16"/>')
     parts.append(
-        f'<text x="{left + width / 2}" y="55" text-anchor="middle">{escape(unit)}, surrogates subtracted</text>'
+        f'<text x="{left + width / 2}" y="55" text-anchor="middle">'
+        f"{words('{unit}, surrogates subtracted', unit=escape(unit))}</text>"
     )
-    return picture(2 * left + width, 62, f"colour scale, {unit}", parts, "chart scale")
+    return picture(2 * left + width, 62, words("colour scale, {unit}", unit=unit), parts, "chart scale")
 
 
-def course(results: Sequence[Result], values: Mapping[str, str], title: str, unit: str) -> str:
-    """The `values` (name: word) of one pair over epochs, each with its 95 % interval as a band."""
+def course(results: Sequence[Result], names: Sequence[str], title: str, unit: str, words: Words = ENGLISH) -> str:
+    """The values called `names` of one pair over epochs, each with its 95 % interval as a band."""
     known = [result for result in results if result.values]
     series = []
-    for colour, (name, word) in enumerate(values.items(), 1):
+    for colour, name in enumerate(names, 1):
         found = [(float(result.epoch), result.values[name]) for result in known]
         middle = [(epoch, value.value) for epoch, value in found]
-        series.append(Line(word, [middle], colour, [(epoch, value.low, value.high) for epoch, value in found]))
-    return lines(series, title, unit, "epoch")
+        series.append(Line(name, [middle], colour, [(epoch, value.low, value.high) for epoch, value in found]))
+    return lines(series, title, unit, words("epoch"), words=words)
 
 
 _PICTURE = re.compile(
-    r'<svg class="([^"]*)" role="img" aria-label="([^"]*)" viewBox="0 0 (\d+) (\d+)">(.*)</svg>', re.S
+    r'<svg class="([^"]*)" role="img" aria-label="([^"]*)" viewBox="0 0 (\d+) (\d+)" style="[^"]*">(.*)</svg>', re.S
 )
 
 
@@ -176,8 +180,7 @@ def standalone(svg: str, legend: str = "") -> str:
     Raises ValueError for what `picture` did not draw.
     """
     kind, title, width, height, drawn = _parts(svg)
-    # A letter of the title is 7 units wide or less.
-    wide = max(width, 7 * len(title) + 12)
+    wide = max(width, round(room(unescape(title), bold=True)) + 12)
     parts = [f'<text class="sure" x="6" y="16">{title}</text><g transform="translate(0 24)">{drawn}</g>']
     high = height + 24
     if legend:

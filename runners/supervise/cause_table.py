@@ -72,11 +72,14 @@ def _rows(path: Path) -> Iterator[Cause]:
                 Remedy(each["name"], each["limit"], {key: each[key] for key in each.keys() - {"name", "limit"}})
                 for each in row["remedies"]
             )
-            compiled = {key: _compiled(row.get(key, ())) for key in ("patterns", "signs", "good")}
-        except (KeyError, TypeError, re.error) as error:
-            raise BadTable(f"{where}: {type(error).__name__}: {error}") from None
+        except (KeyError, TypeError) as error:
+            raise BadTable(f"{where}: remedies: each is a table with name and limit ({error!r})") from None
+        compiled = {key: _compiled(row.get(key, ()), f"{where}: {key}") for key in ("patterns", "signs", "good")}
         yield Cause(**{**row, **compiled, "remedies": remedies, "exit": tuple(row.get("exit", ()))})
 
 
-def _compiled(patterns: Sequence[str]) -> tuple[re.Pattern[str], ...]:
-    return tuple(re.compile(pattern, re.MULTILINE) for pattern in patterns)
+def _compiled(patterns: Sequence[str], where: str) -> tuple[re.Pattern[str], ...]:
+    try:
+        return tuple(re.compile(pattern, re.MULTILINE) for pattern in patterns)
+    except (re.error, TypeError) as error:
+        raise BadTable(f"{where}: no regular expression: {error}") from None

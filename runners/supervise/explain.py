@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +57,8 @@ def explain(log: Path, causes: Sequence[Cause], lang: str) -> str:
     OSError where it cannot be read.
     """
     words = Words(lang)
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    # Only a line feed ends a line here, as in an editor: a bar's carriage returns would shift the numbers.
+    lines = log.read_bytes().decode("utf-8", "replace").split("\n")
     ended, told, last = _exit_state(lines)
     diagnosis = diagnose(lines[:last], ended, causes)
     cause = diagnosis.cause
@@ -72,8 +74,9 @@ def explain(log: Path, causes: Sequence[Cause], lang: str) -> str:
         )
     parts += ["", f"{words('What the supervisor does, in this order')}:"]
     parts += [_wrapped(f"{number}. {_done(remedy, words)}") for number, remedy in enumerate(cause.remedies, 1)]
-    parts += [_wrapped(words(RESULT[cause.changes_result])), "", f"{words('What a person can do')}:"]
-    return "\n".join([*parts, _wrapped(_in(cause, "advice", lang))])
+    if any(remedy.name != "report" for remedy in cause.remedies):
+        parts.append(_wrapped(words(RESULT[cause.changes_result])))
+    return "\n".join([*parts, "", f"{words('What a person can do')}:", _wrapped(_in(cause, "advice", lang))])
 
 
 def _exit_state(lines: Sequence[str]) -> tuple[Ended, str, int]:
@@ -83,7 +86,7 @@ def _exit_state(lines: Sequence[str]) -> tuple[Ended, str, int]:
             continue
         text = clean(lines[index])
         if match := _DIED.match(text):
-            code = int(match[1]) if match[1] else -_number(match[2])
+            code = int(match[1]) if match[1] else -int(signal.Signals[match[2]])
             extra = match[3]
             ended = Ended(code, 0.0, "the kernel ran out of memory" in extra, "without a word" in extra, False)
             return ended, "code" if match[1] else "signal", index
@@ -92,12 +95,6 @@ def _exit_state(lines: Sequence[str]) -> tuple[Ended, str, int]:
         if _BEGAN.match(text):
             break
     return Ended(1, 0.0, False, False, False), "unsaid", len(lines)
-
-
-def _number(name: str) -> int:
-    import signal
-
-    return int(signal.Signals[name])
 
 
 def _no_cause(ended: Ended) -> str:
@@ -117,9 +114,11 @@ def _quoted(diagnosis: Diagnosis, words: Words) -> list[str]:
 
 def _done(remedy: Remedy, words: Words) -> str:
     often = words("at most {count} times", count=remedy.limit) if remedy.limit else words("as often as it is possible")
-    values = f"; {json.dumps(dict(remedy.values), ensure_ascii=False)}" if remedy.values else ""
+    told = [] if remedy.name == "report" else [often]
+    for name, value in remedy.values.items():
+        told.append(f"{name} {value if isinstance(value, (int, float, str)) else json.dumps(value)}")
     does = words(REMEDIES[remedy.name]) if remedy.name in REMEDIES else remedy.name
-    return f"{remedy.name} ({often if remedy.name != 'report' else '-'}{values}): {does}"
+    return f"{remedy.name}: {does}" + (f" ({'; '.join(told)})" if told else "")
 
 
 def _wrapped(text: str) -> str:

@@ -12,14 +12,16 @@ from runners.supervise.stamped import OWN
 Piece = tuple[int, str]
 """Number of the line in the log, from 1, and what it says: a line has several pieces where a bar repainted itself."""
 
-TAIL = 20_000
+TAIL = 8_000
 """Lines at the end that are looked at: tracebacks of 64 ranks fill about 5,000."""
 OVERCOME = 3
-"""So many signs of progress may follow a death: another rank's last step, a bar that is painted once more on closing."""
+"""So many signs of progress may follow a death: another rank's last step, a bar that is painted again on closing."""
 GAP = 40
 """Lines between two tracebacks that may still belong to one death: other ranks', and the launcher's."""
 MESSAGE = 12
 """Lines of an exception's message after its first."""
+WRAPPED = 200
+"""Lines over which rich may break a message: starVLA's metrics fill about 60."""
 
 _STAMP = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z  ")
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x00")
@@ -37,7 +39,7 @@ _LOGGED = re.compile(r"^\s*(?:\[[A-Z]\w*[|\]]|[A-Z]{4,8}[: ]|[WEIF]\d{4} |\d+%\|
 
 @dataclass(frozen=True)
 class Chain:
-    """Tracebacks that led to each other, last one last: indices of pieces, and of the lines that name the exceptions."""
+    """Tracebacks that led to each other, last one last: indices of pieces, and of those that name the exceptions."""
 
     pieces: tuple[int, ...]
     named: tuple[int, ...]
@@ -196,7 +198,7 @@ def unwrapped(pieces: Sequence[Piece]) -> list[Piece]:
             close()
             first = number
             message.append(_PLACE.sub("", text).strip())
-        elif message and text.startswith(" " * 16):
+        elif 0 < len(message) < WRAPPED and text.startswith(" " * 16):
             message.append(_PLACE.sub("", text).strip())
         else:
             close()

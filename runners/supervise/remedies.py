@@ -111,11 +111,12 @@ def other_gl(scene: Scene) -> Change:
     order = [name for name in headless.ORDER if name not in used]
     if not order:
         raise NotPossible(f"{', '.join(headless.ORDER)} were all tried")
+    python = [scene.command.python]
     try:
-        backend = headless.choose(headless.trial_with([scene.command.python]), order)
+        backend = headless.choose(headless.trial_with(python), order, headless.devices_with(python))
     except headless.NoBackend as error:
         raise NotPossible(str(error)) from None
-    return Change(f"draws with {backend.name}, which was tried and works", environment=headless.variables(backend.name))
+    return Change(f"draws with {backend.name}, which was tried and works", environment=backend.variables)
 
 
 def mirror(scene: Scene) -> Change:

@@ -66,7 +66,7 @@ def make(analysed: bool = True) -> dict[str, Any]:
         },
         "oid": oid if analysed else {},
         "off": {name: {"loss": ["0x1.8p+0", "0x1.4p+0"], "weights": ["cc"]} for name in ("upstream", "grafted")},
-        "command": "python runners/infodyn_llamafactory.py work --steps 80",
+        "command": "python -m runners infodyn-llamafactory work --steps 80",
         "seconds": 61.6,
         "versions": {"omegaid": "0.2.5"},
     }

@@ -8,6 +8,7 @@ from typing import Any
 from demo.samples import errands
 
 KINDS = {"GLOBAL_CONDITION": 0, "LANDMARK": 1, "KEY_EVENT": 1, "NOISE": 2, "PROCESS_NOISE": 2}
+SLOPES = {"landmark": 0.001, "noise": 0.5, "window": 50}
 DIFF = """diff --git a/src/loader.py b/src/loader.py
 index 1111111..2222222 100644
 --- a/src/loader.py
@@ -74,8 +75,8 @@ def make() -> dict[str, Any]:
         "runs": runs,
         "sample": {"tokens": tokens, "semantic_ids": types, "labels": labels, "labels_off": labels_off},
         "biases": {
-            "distance": {"says": "Far landmarks count less, noise fades fast.", "matrix": matrix, "used": False},
-            "hierarchical": {"says": "The same, but goals see no noise.", "matrix": strict, "used": True},
+            "distance": {"slopes": SLOPES, "matrix": matrix, "used": False},
+            "hierarchical": {"slopes": SLOPES, "matrix": strict, "used": True},
         },
         "versions": {"torch": "2.13.0+cpu", "llamafactory": "0.9.5"},
         "upstreams": {"LLaMA-Factory": "applied", "openvla": "unreachable"},

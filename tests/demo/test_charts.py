@@ -9,6 +9,7 @@ import zlib
 import pytest
 
 from demo import charts
+from runners.words import ENGLISH
 
 
 def decode(image: bytes) -> list[list[tuple[int, ...]]]:
@@ -65,30 +66,8 @@ def test_runs_of(values: list[int], expected: list[tuple[int, int, int]]) -> Non
 
 def test_heat_map_bands_cover_both_axes_once() -> None:
     types = [0, 0, 2, 1]
-    svg = charts.heat_map([[0.0] * 4 for _ in range(4)], types, "t")
+    svg = charts.heat_map([[0.0] * 4 for _ in range(4)], types, "t", ENGLISH)
     bands = re.findall(r'<rect class="type(\d)" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"', svg)
     across = [(kind, float(width)) for kind, _, _, width, height in bands if height == "12.0"]
     down = [(kind, float(height)) for kind, _, _, width, height in bands if width == "12.0"]
-    assert across == down == [("0", 240.0), ("2", 120.0), ("1", 120.0)]
-
-
-def test_line_chart_puts_losses_where_they_belong_and_keeps_names_apart() -> None:
-    svg = charts.line_chart({"off": [(0, 5.0), (10, 0.5)], "on": [(0, 5.0), (10, 0.5)]}, "t")
-    paths = re.findall(r'class="line (off|on)" d="M([^"]+)"', svg)
-    points = [tuple(map(float, point.split())) for point in dict(paths)["off"].split("L")]
-    # Ticks at whole losses, so the axis ends at 5: step 0 is at its top, step 10 at a tenth of its height.
-    (x0, y0), (x1, y1) = points
-    assert (x0, y0) == (40, 24)
-    assert x1 == 440
-    assert y1 == pytest.approx(24 + 190 * 0.9)
-    names = [float(y) for y in re.findall(r'class="name (?:off|on)" x="448" y="([\d.]+)"', svg)]
-    assert len(names) == 2
-    assert abs(names[0] - names[1]) >= 14
-    assert max(names) <= 24 + 190
-
-
-def test_a_long_name_has_room_beside_its_line() -> None:
-    short = charts.line_chart({"off": [(0, 1.0), (10, 0.5)]}, "t")
-    long = charts.line_chart({"a rather long name": [(0, 1.0), (10, 0.5)]}, "t")
-    assert 'viewBox="0 0 530 ' in short
-    assert 'viewBox="0 0 648 ' in long
+    assert across == down == [("0", 200.0), ("2", 100.0), ("1", 100.0)]

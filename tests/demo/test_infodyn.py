@@ -39,7 +39,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (checkout / "new.py").write_text("a = 1\n", encoding="utf-8")
     for command in (["init", "-q", "."], ["commit", "-qm", "one", "--allow-empty"]):
         subprocess.run(["git", *SETTINGS, *command], cwd=checkout, check=True)
-    for name, path in (("RUNNER", "run.py"), ("COUNTS", "counts.py"), ("CHECKOUT", "checkout"), ("ANALYST", "none")):
+    monkeypatch.setattr(infodyn, "RUNNER", (str(tmp_path / "run.py"),))
+    for name, path in (("COUNTS", "counts.py"), ("CHECKOUT", "checkout"), ("ANALYST", "none")):
         monkeypatch.setattr(infodyn, name, tmp_path / path)
     monkeypatch.setattr(infodyn, "CODE", (tmp_path / "run.py",))
     monkeypatch.setattr(infodyn, "compare", lambda *given: {"asked": [str(each) for each in given[1:]]})

@@ -10,7 +10,7 @@ import pytest
 
 from demo import infodyn_chapter, infodyn_timeline, report
 from tests.demo import infodyn_facts, sample_facts
-from tests.pages import Reader, check_drawn, check_whole, needs_chromium
+from tests.pages import Reader, check_whole
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +126,3 @@ def test_every_kind_of_choice_that_the_scheduler_makes_has_its_words() -> None:
     named = re.search(r"``kind`` is ([\w, ]+) or (\w+);", source.read_text(encoding="utf-8"))
     assert named
     assert {*named[1].split(", "), named[2]} == set(infodyn_timeline.KINDS)
-
-
-@needs_chromium
-@pytest.mark.parametrize("width", [1000, 390])
-def test_a_browser_draws_it(html: str, width: int, tmp_path: Path) -> None:
-    check_drawn(report.page(sample_facts.make(), html), width, tmp_path)

@@ -71,7 +71,7 @@ def test_the_runner_takes_the_command_and_leaves_the_evaluation_out(standin: Tre
     (materials / "toy-7b").mkdir(parents=True)
     (materials / "toy-7b" / "config.json").write_text("{}", encoding="utf-8")
     (materials / "data" / openvla_tree.DATASET).mkdir(parents=True)
-    options = runner.parser().parse_args(openvla.command_of(standin, home)[2:])
+    options = runner.parser().parse_args(openvla.command_of(standin, home)[4:])
     plan = plan_of(options, resolve(options, runner.NAME))
     assert [arm.name for arm in plan.arms] == ["baseline", "method"]
     assert (plan.cpu, plan.seeds, plan.home) == (True, [0], openvla.work_of(standin, home).absolute())

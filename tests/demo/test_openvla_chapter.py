@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from demo import openvla_chapter, report
+from demo import openvla_chapter, parts, report
+from runners.words import ENGLISH
 from tests.demo import openvla_facts, sample_facts
 from tests.pages import check_whole
 
@@ -84,8 +85,8 @@ def test_drift_factors_and_norms_are_drawn_to_their_last_values(html: str) -> No
 
 
 def test_a_failure_stands_in_the_chapters_place() -> None:
-    html = report.page(sample_facts.make(), report.failed(openvla_chapter.TITLE, "icsm ended with 1 <tail>"))
+    html = report.page(sample_facts.make(), parts.failed(openvla_chapter.title(ENGLISH), "icsm ended with 1 <tail>"))
     assert "icsm ended with 1 &lt;tail&gt;" in html
-    assert html.index('id="made"') < html.index('id="openvla"')
+    assert html.index('id="versions"') < html.index('id="openvla"')
     assert "did not end well" in html
-    assert "Not done when this page was written" in report.pending(openvla_chapter.TITLE)
+    assert "Not done when this page was written" in parts.pending(openvla_chapter.title(ENGLISH))

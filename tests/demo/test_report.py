@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from demo import report
+from demo import parts, report
 from tests.demo.sample_facts import DIFF, make
-from tests.pages import Reader, check_drawn, check_whole, needs_chromium
+from tests.pages import Reader, check_whole
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +29,14 @@ def test_the_diff_is_coloured_escaped_and_counted(html: str) -> None:
     assert '<i class="add">+    attach(model)  # &lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;</i>' in html
     assert '<i class="del">-    return wrap(model)</i>' in html
     assert html.count('<i class="add">') == 3
-    assert report.changed_lines(DIFF) == 4
+    assert parts.changed_lines(DIFF) == 4
     assert "index 1111111" not in html
 
 
 def test_changed_lines_counts_lines_that_look_like_headers() -> None:
     diff = "diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1,2 +1,2 @@\n--- a\n+++ b\n same\n"
-    assert report.changed_lines(diff) == 2
-    assert report.changed_lines("") == 0
+    assert parts.changed_lines(diff) == 2
+    assert parts.changed_lines("") == 0
 
 
 def test_every_token_shows_its_type_and_whether_it_is_trained(facts: dict[str, Any], html: str) -> None:
@@ -60,9 +59,3 @@ def test_every_run_every_upstream_and_every_version_is_named(facts: dict[str, An
     assert "unreachable" in html
     assert "2.13.0+cpu" in html
     assert html.count('class="chart heat"') == len(facts["biases"]) == 2
-
-
-@needs_chromium
-@pytest.mark.parametrize("width", [400, 1200])
-def test_a_browser_draws_it_without_complaint_or_sideways_scrolling(html: str, width: int, tmp_path: Path) -> None:
-    check_drawn(html, width, tmp_path)

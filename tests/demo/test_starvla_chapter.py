@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from demo import openvla_chapter, report, starvla_chapter
 from tests.demo import openvla_facts, sample_facts, starvla_facts
-from tests.pages import check_drawn, check_whole, needs_chromium
+from tests.pages import check_whole
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +114,3 @@ def test_the_metrics_are_the_last_line_of_the_last_stage(html: str) -> None:
     assert "<td><code>stage</code></td><td>correction</td>" in part
     assert "<td><code>debug/sagr/mse_dyn</code></td><td>0.125</td>" in part
     assert "<td><code>geo/energy_trace</code></td><td>0.04, 0.03</td>" in part
-
-
-@needs_chromium
-@pytest.mark.parametrize("width", [1000, 390])
-def test_a_browser_draws_it(html: str, width: int, tmp_path: Path) -> None:
-    check_drawn(report.page(sample_facts.make(), html), width, tmp_path)

@@ -15,14 +15,17 @@ from runners import infodyn_digits
 from runners.digests import write_whole
 from runners.digits import keep as keeping
 from runners.digits.data import TASKS
+from runners.digits.drawn import Picture
 from runners.digits.probing import PROBE, analysed, pictures_in, probed_run
-from runners.digits.report import Picture, in_words, page
+from runners.digits.report import in_words, page
 from runners.digits.results import ARMS, DECIDED, Results, apart, course, decided, final, forgetting, used, worst
 from runners.digits.training import Settings
 from runners.intervals import Mean
 from runners.oid.estimate import Result, Value
 from runners.oid.estimate import Settings as Analysed
 from runners.oid.table import csv_text
+from runners.words import LANGUAGES, Words
+from tests.browser import Browser
 from tests.pages import Reader, check_drawn, check_whole, needs_chromium
 
 SHORT = Settings(choices=4, steps=1, batch=16, surprised=8, test_every=2)
@@ -122,9 +125,9 @@ def test_the_experts_of_every_seed_are_shown() -> None:
 
 
 @needs_chromium
-@pytest.mark.parametrize("width", [390, 1100])
-def test_the_page_is_drawn(width: int, tmp_path: Path) -> None:
-    check_drawn(page(results(), [Picture("synergy", SVG)]), width, tmp_path)
+def test_a_browser_draws_it_in_both_languages(browser: Browser, tmp_path: Path) -> None:
+    pages = {lang: page(results(), [Picture("SYN", SVG)], words=Words(lang)) for lang in LANGUAGES}
+    check_drawn(browser, pages, tmp_path, "digits")
 
 
 @pytest.mark.usefixtures("digits")

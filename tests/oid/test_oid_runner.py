@@ -6,6 +6,7 @@ import csv
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,18 +15,21 @@ import numpy as np
 import pytest
 import torch
 
-from runners import analyze_oid
+from runners import analyze_oid, table
 from runners.oid import estimate as estimating
 from runners.oid import report as reporting
 from runners.oid.charts import limit_of
 from runners.oid.decomposition import NAMES, SUMS
 from runners.oid.estimate import Result, Settings, Value, estimate
+from runners.oid.kept import FILE, Kept, key_of
 from runners.oid.table import csv_text, read_csv
+from tests.browser import Browser
 from tests.oid.gaussian_atoms import atoms_of
 from tests.oid.oid_runs import EXPERTS, TARGET, content, task, write
 from tests.oid.test_oid_known_systems import on_axes
 from tests.pages import Reader, check_drawn, check_whole, needs_chromium
 
+ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--surrogates", "10", "--rank", "1", "--jobs", "1"]
 
 
@@ -65,8 +69,8 @@ def test_the_table_has_every_atom_of_every_pair_and_epoch(analysed: Path) -> Non
 
 
 def test_processes_do_not_change_the_numbers(analysed: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(Path(analyze_oid.__file__)), "--run-dir", str(analysed), "--out", str(tmp_path)]
-    command += ["--top-n-experts", "3", "--surrogates", "10", "--rank", "1", "--jobs", "2"]
+    words = ("--top-n-experts", 3, "--surrogates", 10, "--rank", 1, "--jobs", 2)
+    command = table.command("analyze-oid", "--run-dir", analysed, "--out", tmp_path, *words, python=sys.executable)
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
     again = (tmp_path / "moe" / "atoms.csv").read_bytes()
@@ -160,6 +164,58 @@ def test_an_interruption_says_what_was_written(
         assert (folder / name).read_text() == "of before"
 
 
+def test_an_analysis_that_is_killed_goes_on_with_the_pairs_that_are_left(analysed: Path, tmp_path: Path) -> None:
+    """SIGKILL of the real command after a few pairs: the same table, and those pairs are not computed again."""
+    command = [
+        sys.executable,
+        "-m",
+        "runners",
+        "--here",
+        "analyze-oid",
+        "--run-dir",
+        str(analysed),
+        "--out",
+        str(tmp_path),
+    ]
+    command += ["--top-n-experts", "3", *QUICK]
+    kept = tmp_path / "moe" / FILE
+    run = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not kept.exists() or kept.read_text().count("epoch") < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    run.kill()
+    run.wait()
+    assert not (tmp_path / "moe" / "atoms.csv").exists()
+    with kept.open("a") as file:
+        file.write('{"epoch": 1, "fir')  # cut short
+    pairs = kept.read_text().count('"first"')
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"moe: {pairs} pairs are kept of an analysis that was stopped" in done.stderr
+    assert (tmp_path / "moe" / "atoms.csv").read_bytes() == (analysed / "oid_plots" / "moe" / "atoms.csv").read_bytes()
+    assert not kept.exists()
+
+
+def test_pairs_of_another_analysis_are_not_taken_over(analysed: Path, tmp_path: Path) -> None:
+    probes, made = analysed / "probes" / "moe", {"rank": "1", "jobs": "1"}
+    key = key_of(probes, made)
+    assert key == key_of(probes, made | {"jobs": "8"})
+    assert key != key_of(probes, made | {"rank": "2"})
+    result = Result(
+        1, "a", "b", "t", values={"Syn": Value(1.0, 0.1, 0.2, 0.9, None, 0.5, 1.3)}, explained=(0.5, 0.25, 1.0)
+    )
+    Kept(tmp_path / FILE, key).add(result)
+    again = Kept(tmp_path / FILE, key)
+    assert repr(again.known) == repr({(1, "a", "b", "t"): result})
+    again.add(replace(result, epoch=2))
+    assert sorted(Kept(tmp_path / FILE, key).known) == [(1, "a", "b", "t"), (2, "a", "b", "t")]
+    other = Kept(tmp_path / FILE, "0" * 64)
+    assert other.known == {}
+    other.add(result)
+    assert Kept(tmp_path / FILE, key).known == {}
+
+
 def test_intervals_of_a_run_at_the_default_rank(tmp_path: Path) -> None:
     """64 features, rank 4: each epoch is a draw of one system with a closed form, which 95 % of intervals should hold.
 
@@ -200,9 +256,14 @@ def test_intervals_of_a_run_at_the_default_rank(tmp_path: Path) -> None:
 
 
 @needs_chromium
-@pytest.mark.parametrize("width", [390, 1280])
-def test_a_browser_draws_it(analysed: Path, tmp_path: Path, width: int) -> None:
-    check_drawn((analysed / "oid_plots" / "moe" / "report.html").read_text(encoding="utf-8"), width, tmp_path)
+def test_a_browser_draws_it_in_both_languages(analysed: Path, browser: Browser, tmp_path: Path) -> None:
+    pages = {"en": (analysed / "oid_plots" / "moe" / "report.html").read_text(encoding="utf-8")}
+    command = ["--run-dir", str(analysed), "--top-n-experts", "3", "--lang", "zh", "--out", str(tmp_path), *QUICK]
+    assert analyze_oid.main(command) == 0
+    pages["zh"] = (tmp_path / "moe" / "report.html").read_text(encoding="utf-8")
+    check_drawn(browser, pages, tmp_path, "oid")
+    drawn = (tmp_path / "moe" / "epoch_1_syn.svg").read_text(encoding="utf-8")
+    assert "专家 i" in drawn
 
 
 def test_bad_files_are_skipped_and_pictures_of_before_are_gone(

@@ -1,4 +1,4 @@
-"""The table of causes: every row recognises its log, no row another's, and what stands around a death changes nothing."""
+"""The table of causes: every row recognises its log and no other's, whatever healthy lines stand around it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ EXITS = {
     "segfault": Ended(-11, 60.0, False, False, False),
 }
 """How the commands of the logs ended, where it was not with exit code 1."""
-SILENT = {"hung", "killed", "asked_to_end", "segfault", "aborted"}
 
 
 def lines_of(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").split("\n")
+    return path.read_bytes().decode("utf-8").split("\n")
 
 
 def log_of(name: str) -> list[str]:
@@ -67,6 +66,7 @@ def test_a_log_is_unknown_without_its_row(cause: Cause) -> None:
     others = tuple(each for each in TABLE if each is not cause)
     found = diagnose(log_of(cause.log), EXITS.get(cause.name, FAILED), others).cause
     further = {
+        "shared_memory": {"worker_died"},
         "weights_not_downloaded": {"checkpoint_damaged"},
         "hub_rate_limited": {"hub_unreachable"},
         "hub_offline": {"hub_unreachable"},
@@ -243,7 +243,7 @@ def test_a_loss_that_is_no_number_in_every_upstreams_words(bad: list[str]) -> No
     [
         ("ModuleNotFoundError: No module named 'flash_attn'", "flash_attn"),
         (
-            "ImportError: Using `bitsandbytes` 4-bit quantization requires bitsandbytes: `pip install -U bitsandbytes>=0.46.1`",
+            "ImportError: Using `bitsandbytes` 4-bit quantization requires bitsandbytes: `pip install -U bitsandbytes`",
             "bitsandbytes",
         ),
         (
@@ -269,18 +269,22 @@ def test_remedies_are_those_that_there_are() -> None:
 
 
 @pytest.mark.parametrize("lang", ["en", "zh"])
-@pytest.mark.parametrize("cause", TABLE, ids=lambda cause: cause.name)
+@pytest.mark.parametrize("cause", [each for each in TABLE if each.patterns], ids=lambda cause: cause.name)
 def test_an_explanation_says_all(cause: Cause, lang: str) -> None:
     told = explain(LOGS / f"{cause.log}.log", TABLE, lang)
-    if cause.name in SILENT - {"killed", "asked_to_end", "segfault", "aborted"}:
-        assert "hung" not in told, "the log does not tell"
-        return
     flat = "".join(told.split())
     assert cause.name in told
     assert "".join((cause.says_zh if lang == "zh" else cause.says).split()) in flat
     assert "".join((cause.advice_zh if lang == "zh" else cause.advice).split()) in flat
     for remedy in cause.remedies:
         assert remedy.name in told
+
+
+def test_a_bar_that_repaints_itself_is_one_line_of_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    bar = b"\r".join(b"%d/9 [00:01" % at for at in range(9))
+    log.write_bytes(b"begin\n" + bar + b"\rtorch says\nCUDA out of memory\n")
+    assert "       3  CUDA out of memory" in explain(log, TABLE, "en").split("\n")
 
 
 def test_an_explanation_takes_the_exit_state_from_the_supervisors_notes(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from runners.supervise.decisions import Decisions
 from runners.supervise.metrics.curve import Curve
 from runners.supervise.plateau import Settings, Verdict
 from runners.supervise.stamped import Stamped, lines_from
-from runners.supervise.watching import NAN, PLATEAU, REACHED, Watcher, history
+from runners.supervise.watching import NAN, PLATEAU, REACHED, Watcher, history, lost_from
 
 DONE, STOPPED, PAUSED, INTERRUPTED = "done", "stopped", "paused", "interrupted"
 LOG, RAW = "log.txt", "raw.log"
@@ -210,12 +210,8 @@ class Supervisor:
             result.lines, result.refused, result.advice = diagnosis.lines, refused, cause
             self.decisions.add("stop", result.why, cause=name, lines=shown, refused=refused)
             return result
-        for item in own(command, state):
-            # What was saved after the first row that is no number is no place to go on from, finite as it may look.
-            if watcher.bad and item.step >= watcher.bad[0].step:
-                self._say(
-                    f"    moved {item.path.name} aside, to {quarantine(item).name}: saved after the loss was lost"
-                )
+        if watcher.bad:
+            self._leave_behind(command, lost_from(watcher.curve, watcher.bad[0].step))
         more: dict[str, Any] = {"settings": dict(change.settings), "environment": dict(change.environment)}
         newest = max((item.step for item in self._checkpoints(command)), default=-1)
         if change.factor is not None:
@@ -233,6 +229,15 @@ class Supervisor:
         if change.wait:
             time.sleep(change.wait)
         return None
+
+    def _leave_behind(self, command: Command, lost: int) -> None:
+        """Moves aside what was saved when the loss was lost, finite as the weights may be."""
+        late = [item for item in own(command, self.decisions.state) if item.step >= lost]
+        for item in late:
+            quarantine(item)
+        if late:
+            names = f"{late[0].path.name} to {late[-1].path.name}" if len(late) > 1 else late[0].path.name
+            self._say(f"    moved aside, saved from step {lost} on, where the loss was lost: {names}")
 
     def _stopped(self, why: str, command: Command | None = None, curve: Curve | None = None) -> Result:
         return Result(STOPPED, why, command or self.base, curve or Curve())

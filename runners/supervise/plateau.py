@@ -12,8 +12,8 @@ the steps does not count, and how often the upstream logs does not either.
 
 A slope that is merely not significant alarms nobody: what has to lie below the rate that matters is the upper
 confidence bound of the rate of fall. The bound knows of correlated noise, spikes and heavy tails (`plateau_fit.py`).
-alpha is divided over the looks (Bonferroni: the slopes of two windows are nearly uncorrelated as soon as one is shifted
-by a third of its length, so little is lost by it).
+alpha is divided over the looks (Bonferroni, which holds however they hang together; for a curve that falls at just the
+rate that matters all the time, `bench/plateau.py` finds half of alpha used).
 
 The slope is that of a window at the end, and belongs to the window's middle: there t and F are taken. The window is the
 shortest that would show a true plateau nine times in ten. Its noise and F decide that, not its slope.

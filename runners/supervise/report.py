@@ -114,7 +114,7 @@ def _chart(curve: Curve, words: Words) -> str:
 
 
 def _others(decisions: Sequence[Mapping[str, Any]], words: Words) -> list[str]:
-    kinds = ("plateau", "trial", "tuned", "afresh", "interrupted")
+    kinds = ("plateau", "trial", "control", "tuned", "afresh", "interrupted")
     others = [item for item in decisions if item["kind"] in kinds]
     if not others:
         return []

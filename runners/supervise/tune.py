@@ -3,7 +3,8 @@
 A trial runs in a folder and an output of its own, from the best checkpoint so far, for a bounded number of steps. Its
 score is the loss of its last third (`eval_loss` where the run evaluates). It takes the lead only where its loss is
 lower by more than noise: the 95 % interval of the difference of two means (Welch), over the means of five blocks of
-each, so that neighbouring rows that go together do not count as many.
+each, so that neighbouring rows that go together do not count as many. The run as it was has stopped falling; a trial
+that leads may still fall, so it goes on unchanged beside the next one, and is what that one is measured against.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from typing import Any
 
 from runners.intervals import t_quantile
 from runners.supervise import checkpoints
-from runners.supervise.changes import ANEW, Change
+from runners.supervise.changes import ANEW, ON, Change
 from runners.supervise.checkpoints import Checkpoint
 from runners.supervise.command import Command
 from runners.supervise.decisions import Decisions
 from runners.supervise.loop import INTERRUPTED, STOPPED, Result
 from runners.supervise.metrics.curve import Curve
 
+AS_GIVEN = "as given"
 BLOCKS = 5
 CONFIDENCE = 0.95
 
@@ -46,10 +48,10 @@ class Score:
         return squares / (len(self.means) - 1) / len(self.means)
 
 
-def score_of(curve: Curve, since: int = 0) -> Score | None:
-    """The last third of the losses after step `since`, in blocks; None with fewer than two rows a block."""
+def score_of(curve: Curve, since: int = 0, until: float = math.inf) -> Score | None:
+    """The last third of the losses after step `since`, up to `until`, in blocks; None with fewer than two rows a block."""
     for name in ("eval_loss", "loss"):
-        values = [value for step, value in curve.series(name) if step > since and math.isfinite(value)]
+        values = [value for step, value in curve.series(name) if since < step <= until and math.isfinite(value)]
         last = values[-max(len(values) // 3, min(len(values), 2 * BLOCKS)) :]
         if len(last) >= 2 * BLOCKS:
             size = len(last) / BLOCKS
@@ -103,34 +105,64 @@ def tune(
     if score is None or paused.checkpoint is None:
         say("nothing to compare with: the run has too few rows of a loss, or no checkpoint")
         return None, [], None
-    best = Best("as given", paused.command, score, paused.checkpoint)
-    known = {item["name"]: item for item in decisions.all if item["kind"] == "trial"}
+    best = Best(AS_GIVEN, paused.command, score, paused.checkpoint)
+    known = {(item["kind"], item["name"]): item for item in decisions.all if item["kind"] in ("trial", "control")}
     tried: list[dict[str, Any]] = []
-    for change in changes:
+
+    def judged(kind: str, change: Change, against: Best) -> dict[str, Any] | Result:
+        """What is known of a trial or a control, run if need be; a Result where somebody asked to end meanwhile."""
         home = folder / "trials" / slug(change.name)
-        command, start, until = trial_of(change, best, home, steps)
-        if change.name in known:
-            record = known[change.name]
-        else:
-            say(f"trial: {change.name}, {until} steps" + (f" from {start.path.name}" if start else " anew"))
-            result = run(command, home, start, until)
-            if result.state == INTERRUPTED:
-                return best, tried, result
-            record = decisions.add("trial", **judged(change, result, best, start.step if start else 0))
-        tried.append(record)
-        say(f"trial {change.name}: {record['why']}")
-        if record["better"]:
-            checkpoint = Checkpoint(Path(record["checkpoint"]), int(record["step"]))
-            best = Best(change.name, command, Score(record["measure"], tuple(record["means"])), checkpoint)
+        if (kind, change.name) in known:
+            return known[kind, change.name]
+        command, start, until = trial_of(change, best, home, steps) if kind == "trial" else ahead_of(best, steps)
+        say(f"{kind}: {change.name}, to step {until}" + (f" from {start.path.name}" if start else " anew"))
+        result = run(command, home, start, until)
+        if result.state == INTERRUPTED:
+            return result
+        record = decisions.add(kind, **judgement(change, result, against, start.step if start else 0, until))
+        say(f"{kind} {change.name}: {record['why']}")
+        return record
+
+    for change in changes:
+        opponent = best
+        if change.begin == ON and best.name != AS_GIVEN:
+            found = judged("control", Change(f"{best.name}, on from step {best.checkpoint.step}"), best)
+            if isinstance(found, Result):
+                return best, tried, found
+            opponent = taken(found, best.name, best.command) or best
+        found = judged("trial", change, opponent)
+        if isinstance(found, Result):
+            return best, tried, found
+        tried.append(found)
+        changed = changed_by(change, best, folder / "trials" / slug(change.name))
+        best = (taken(found, change.name, changed) if found["better"] else None) or opponent
     decisions.add(
         "tuned", f"the best is {best.name}", best=best.name, loss=best.score.mean, command=best.command.shown()
     )
     return best, tried, None
 
 
+def taken(record: Mapping[str, Any], name: str, command: Command) -> Best | None:
+    """What a trial or a control led to, or None where it could not be judged."""
+    if "means" not in record:
+        return None
+    checkpoint = Checkpoint(Path(record["checkpoint"]), int(record["step"]))
+    return Best(name, command, Score(record["measure"], tuple(record["means"])), checkpoint)
+
+
+def ahead_of(best: Best, steps: int) -> tuple[Command, Checkpoint, int]:
+    """The best as it is, as far on as a trial goes."""
+    return best.command, best.checkpoint, best.checkpoint.step + steps
+
+
+def changed_by(change: Change, best: Best, home: Path) -> Command:
+    """The best's command with the change, and an output of its own."""
+    return change.on(best.command).with_roles({"output": str(home / "output")})
+
+
 def trial_of(change: Change, best: Best, home: Path, steps: int) -> tuple[Command, Checkpoint | None, int]:
     """The command of a trial, the checkpoint that it begins from, and the step at which it ends."""
-    command = change.on(best.command).with_roles({"output": str(home / "output")})
+    command = changed_by(change, best, home)
     length = change.steps or steps
     if change.begin == ANEW:
         # As many steps as the run had: a loss after fewer says nothing about the loss after more.
@@ -141,9 +173,9 @@ def trial_of(change: Change, best: Best, home: Path, steps: int) -> tuple[Comman
     return command, start, best.checkpoint.step + length
 
 
-def judged(change: Change, result: Result, best: Best, since: int) -> Mapping[str, Any]:
-    """What is written down of a trial."""
-    score = score_of(result.curve, since)
+def judgement(change: Change, result: Result, best: Best, since: int, until: int) -> Mapping[str, Any]:
+    """What is written down of a trial. It may have gone on to a checkpoint beyond its last step `until`."""
+    score = score_of(result.curve, since, until)
     made: dict[str, Any] = {
         "name": change.name,
         "changes": {**change.roles, **change.settings},

@@ -20,6 +20,8 @@ EVERY = 1.0
 """Seconds between two looks at the metrics."""
 NAN_ROWS = 3
 """So many rows in a row without a finite loss end a run: one bad batch may be skipped by an upstream's own scaler."""
+LEVEL = 5
+"""Rows at the beginning that say how high a loss may be."""
 SHOWN = ("loss", "learning_rate", "drift", "success")
 JUDGED = ("loss", "gradient_norm")
 
@@ -38,6 +40,21 @@ def history(decisions: Sequence[Mapping[str, Any]]) -> Curve:
 def moved(rows: Sequence[Row], offset: int) -> list[Row]:
     """The rows with steps counted from the whole run's beginning."""
     return [replace(row, step=row.step + offset) for row in rows] if offset else list(rows)
+
+
+def lost_from(curve: Curve, bad: int) -> int:
+    """The step from which on a loss that was no number at step `bad` was lost: weights saved later are no use.
+
+    Before the numbers end they grow: each step back from `bad` whose loss was above all of the first rows counts.
+    """
+    points = [(step, loss) for step, loss in curve.series("loss") if step < bad]
+    first = [loss for _, loss in points[:LEVEL] if math.isfinite(loss)]
+    lost = bad
+    for step, loss in reversed(points):
+        if first and loss <= max(first):
+            break
+        lost = step
+    return lost
 
 
 class Shows(Protocol):
@@ -80,8 +97,9 @@ class Watcher:
         # What earlier attempts left in these files is in the curve already.
         self.reader.poll()
         if self.plateau is not None:
+            epochs = dict(curve.series("epoch"))
             for step, loss in curve.series("loss"):
-                self.plateau.add(step, loss)
+                self.plateau.add(step, loss, epochs.get(step))
 
     def __call__(self) -> str:
         now = time.monotonic()
@@ -121,7 +139,7 @@ class Watcher:
         if self.plateau is not None:
             for row in rows:
                 if "loss" in row.values:
-                    self.plateau.add(row.step, row.values["loss"])
+                    self.plateau.add(row.step, row.values["loss"], row.values.get("epoch"))
 
     def _flat(self, news: bool) -> str:
         if self.plateau is None:

@@ -49,7 +49,7 @@ class Supervised:
         config = home / "run.yaml"
         config.write_text(yaml.safe_dump(made), encoding="utf-8")
         own = ["--work", str(home / "work"), "--name", "run", "--lang", "en", *options]
-        self.command = [sys.executable, "-m", "llamafactory.cli", "train", str(config)]
+        self.command = [str(Path(sys.executable).with_name("llamafactory-cli")), "train", str(config)]
         self.words = [sys.executable, str(ROOT / "runners"), "supervise", *own, "--", *self.command]
 
     def run(self, beside: Callable[[subprocess.Popen[str]], None] | None = None) -> tuple[int, str]:
@@ -80,7 +80,7 @@ class Supervised:
                 continue
             if (
                 str(self.home / "run.yaml").encode() in words
-                and b"llamafactory.cli" in words
+                and any(word.endswith(b"llamafactory-cli") for word in words)
                 and b"supervise" not in words
             ):
                 return int(entry.name)

@@ -90,7 +90,7 @@ def test_a_value_with_an_x_multiplies(tmp_path: Path, command: Command) -> None:
     ("", r"expects \[\[change\]\]"),
     ("[[change]]\nrate = 1\n", "change 1: has no name"),
     ('[[change]]\nname = "a"\n', "changes nothing"),
-    ('[[change]]\nname = "a"\nrank = 4\n', "rank: trainer has .*batch"),
+    ('[[change]]\nname = "a"\nseed = 4\n', "seed: trainer has .*batch"),
     ('[[change]]\nname = "a"\nrate = 1\nbegin = "later"\n', "begin is 'on' or 'anew'"),
     ('[[change]]\nname = "a"\nrate = 1\n[[change]]\nname = "a"\nrate = 2\n', "two changes have one name"),
     ('[[change]]\nname = "a"\nrate = "xslow"\n', "could not convert"),

@@ -1,6 +1,6 @@
 """A trainer in one file, as small as a command can be that dies of the things that real ones die of.
 
-It fits a line with momentum in plain Python floats: batches of a seeded order, accumulation, checkpoints with weights,
+It fits a curve with momentum in plain Python floats: batches of a seeded order, accumulation, checkpoints with weights,
 momentum and rate, a metrics.jsonl. Gradients are summed sample by sample over batch and accumulation, so that a split
 of the same global batch gives the same bits. `--fault NAME` says what it dies of; a fault that is to happen once leaves
 a mark in the folder `--marks`.
@@ -42,14 +42,23 @@ def options() -> argparse.Namespace:
     add("--times", type=int, default=1)
     add("--marks", type=Path)
     add("--pause", type=float, default=0.0, help="seconds a step")
-    add("--noise", type=float, default=0.0, help="standard deviation of what every label has beside the line")
+    add("--rank", type=int, default=1, help="Legendre polynomials that are fitted, beside the constant")
+    add("--curved", type=float, default=0.0, help="share of the third of them in the data: rank 1 cannot fit it")
     add("--ballast", type=int, default=0, help="bytes that every checkpoint weighs more")
     return parser.parse_args()
 
 
-def samples() -> list[tuple[float, float]]:
+POLYNOMIALS = (lambda x: x, lambda x: (3 * x * x - 1) / 2, lambda x: (5 * x**3 - 3 * x) / 2)
+
+
+def samples(chosen: argparse.Namespace) -> list[tuple[list[float], float]]:
+    """The polynomials at each sample, and what is to be fitted."""
     draw = random.Random(5)
-    return [(x, 3.0 * x - 1.0) for x in (draw.uniform(-1, 1) for _ in range(SAMPLES))]
+    found = []
+    for x in (draw.uniform(-1, 1) for _ in range(SAMPLES)):
+        every = [one(x) for one in POLYNOMIALS]
+        found.append((every[: chosen.rank], 3.0 * x - 1.0 + chosen.curved * every[2]))
+    return found
 
 
 def due(chosen: argparse.Namespace) -> bool:
@@ -144,38 +153,37 @@ def main() -> None:
     chosen = options()
     chosen.output.mkdir(parents=True, exist_ok=True)
     before(chosen)
-    data, begin = samples(), 0
-    weight, bias, speed = 0.0, 0.0, [0.0, 0.0]
+    data, begin = samples(chosen), 0
+    weights, bias, speed = [0.0] * chosen.rank, 0.0, [0.0] * (chosen.rank + 1)
     rate = chosen.rate
     if chosen.resume:
         if chosen.fault == "unreadable" and chosen.resume.name == "checkpoint-20":
             sys.exit("RuntimeError: PytorchStreamReader failed reading zip archive: failed finding central directory")
         kept = json.loads((chosen.resume / "state.json").read_text(encoding="utf-8"))
-        begin, weight, bias, speed = kept["step"], kept["weight"], kept["bias"], kept["speed"]
+        begin, weights, bias, speed = kept["step"], kept["weights"], kept["bias"], kept["speed"]
     for step in range(begin + 1, chosen.steps + 1):
         if chosen.rate_at and step > int(chosen.rate_at.split(":")[0]):
             rate = float(chosen.rate_at.split(":")[1])
         order = random.Random(step)
         batch = [data[order.randrange(SAMPLES)] for _ in range(chosen.batch * chosen.accumulation)]
-        if chosen.noise:
-            batch = [(x, y + order.gauss(0, chosen.noise)) for x, y in batch]
         during(chosen, step)
-        loss = slope = shift = 0.0
-        for x, y in batch:
-            off = weight * x + bias - y
-            loss, slope, shift = loss + off * off, slope + 2 * off * x, shift + 2 * off
-        loss, slope, shift = (value / len(batch) for value in (loss, slope, shift))
+        loss, slopes = 0.0, [0.0] * (chosen.rank + 1)
+        for found, y in batch:
+            off = sum(weight * one for weight, one in zip(weights, found, strict=True)) + bias - y
+            loss += off * off
+            slopes = [slope + 2 * off * one for slope, one in zip(slopes, [*found, 1.0], strict=True)]
+        loss, slopes = loss / len(batch), [slope / len(batch) for slope in slopes]
         if chosen.fault == "nan" and step >= chosen.at and rate > 0.03:
-            slope = math.nan
-        speed = [0.5 * speed[0] + slope, 0.5 * speed[1] + shift]
-        weight, bias = weight - rate * speed[0], bias - rate * speed[1]
+            slopes[0] = math.nan
+        speed = [0.5 * old + slope for old, slope in zip(speed, slopes, strict=True)]
+        *weights, bias = (value - rate * moved for value, moved in zip([*weights, bias], speed, strict=True))
         with (chosen.output / "metrics.jsonl").open("a", encoding="utf-8") as out:
             out.write(json.dumps({"step": step, "loss": loss, "learning_rate": rate}) + "\n")
         print(f"step {step}/{chosen.steps} loss {loss:.6f}", flush=True)
         if step % chosen.save_every == 0:
-            save(chosen, step, {"step": step, "weight": weight, "bias": bias, "speed": speed})
+            save(chosen, step, {"step": step, "weights": weights, "bias": bias, "speed": speed})
         time.sleep(chosen.pause)
-    final = {"weight": weight.hex(), "bias": bias.hex()}
+    final = {"weights": [weight.hex() for weight in weights], "bias": bias.hex()}
     (chosen.output / "final.json").write_text(json.dumps(final), encoding="utf-8")
 
 

@@ -1,5 +1,6 @@
 """Shared by the tests that run inside the grafted LLaMA-Factory; ``tiny.py`` makes what they run on."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -34,3 +35,18 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import tiny
 
     return tiny.write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def unpatched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pin without the graft: what the checkout's HEAD holds."""
+    import tiny
+
+    folder, checkout = tmp_path_factory.mktemp("unpatched"), tiny.SRC.parent
+    archive = subprocess.run(["git", "-C", str(checkout), "archive", "HEAD"], capture_output=True, check=False)
+    if archive.returncode != 0:
+        pytest.skip(f"{checkout} is no git checkout: {archive.stderr.decode()[:200]}")
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)
+    assert not (folder / "src" / "llamafactory" / "hsa").exists()
+    assert not (folder / "src" / "llamafactory" / "infodyn").exists()
+    return folder

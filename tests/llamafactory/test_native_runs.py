@@ -15,18 +15,6 @@ tiny.require()
 CHECKOUT = tiny.SRC.parent
 
 
-@pytest.fixture(scope="module")
-def unpatched(tmp_path_factory):
-    """The pin without the graft: what the checkout's HEAD holds."""
-    folder = tmp_path_factory.mktemp("unpatched")
-    archive = subprocess.run(["git", "-C", str(CHECKOUT), "archive", "HEAD"], capture_output=True, check=False)
-    if archive.returncode != 0:
-        pytest.skip(f"{CHECKOUT} is no git checkout: {archive.stderr.decode()[:200]}")
-    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)
-    assert not (folder / "src" / "llamafactory" / "hsa").exists()
-    return folder
-
-
 @pytest.mark.upstream_heavy
 @pytest.mark.parametrize(
     "extra", [{}, {"neat_packing": True}, {"val_size": 4, "eval_strategy": "steps", "eval_steps": 5}]

@@ -6,6 +6,7 @@ import importlib.machinery
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -265,8 +266,16 @@ def stub_path() -> str:
     return str(folder)
 
 
-def train(arguments: dict[str, Any], src: Path = SRC, processes: int = 1) -> list[float]:
-    """Run ``llamafactory-cli train`` on a checkout in a process of its own; returns the losses, step by step."""
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def train(
+    arguments: dict[str, Any], src: Path = SRC, processes: int = 1, command: list[str] | None = None
+) -> list[float]:
+    """Run ``llamafactory-cli train``, or ``command``, on a checkout in a process of its own; returns the losses."""
     import yaml
 
     output = Path(arguments["output_dir"])
@@ -277,9 +286,9 @@ def train(arguments: dict[str, Any], src: Path = SRC, processes: int = 1) -> lis
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in path if p), "OMP_NUM_THREADS": "1"}
     environment |= {"HF_HUB_OFFLINE": "1", "DISABLE_VERSION_CHECK": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    command = [sys.executable, "-m", "llamafactory.cli", "train", str(config)]
+    command = [*(command or [sys.executable, "-m", "llamafactory.cli", "train"]), str(config)]
     if processes > 1:
-        environment |= {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(processes), "MASTER_PORT": "29641"}
+        environment |= {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(processes), "MASTER_PORT": str(free_port())}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=output.parent)
     assert ran.returncode == 0, f"{' '.join(command)}\n{ran.stdout[-3000:]}\n{ran.stderr[-5000:]}"
     if not arguments.get("do_train"):

@@ -214,6 +214,20 @@ def test_the_evaluation_counts_errors_apart_from_failures(
     result = json.loads(ran.one("experiments/logs/*.results.json").read_text())
     assert (result["episodes"], result["errors"], len(result["tasks"])) == (2, 0, 1)
 
+    # Two tasks in one go, and the second alone after an interruption: the same account.
+    asked[3] = "2"
+    whole = project.run(script, "--pretrained_checkpoint", str(checkpoint), *asked, cwd=tmp_path / "whole").check()
+    expected = json.loads(whole.one("experiments/logs/*.results.json").read_text())
+    assert len(expected["tasks"]) == 2
+    cut = tmp_path / "cut.results.json"
+    cut.write_text(json.dumps({**expected, "complete": False, "tasks": expected["tasks"][:1]}))
+    more = ["--resume_results", str(cut)]
+    rest = project.run(script, "--pretrained_checkpoint", str(checkpoint), *asked, *more, cwd=tmp_path / "rest").check()
+    found = json.loads(rest.one("experiments/logs/*.results.json").read_text())
+    assert found | {"log": ""} == expected | {"log": ""}
+    assert (tmp_path / "rest").rglob("*.txt").__next__().read_text().count("success:") == 2
+    asked[3] = "1"
+
     broken = tmp_path / "broken"
     shutil.copytree(checkpoint, broken)
     statistics = json.loads((broken / "dataset_statistics.json").read_text())

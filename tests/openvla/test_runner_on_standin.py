@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.standins.openvla_project import REPOSITORY, OpenVLAProject
+from runners import table
+from tests.standins.openvla_project import OpenVLAProject
 
 # The stand-in's LIBERO has the downstream tasks under every name, so what is forgotten is measured by its own command.
 GENERAL = """
@@ -27,10 +28,10 @@ pathlib.Path(sys.argv[2]).write_text(json.dumps(result))
 
 
 def run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    script = REPOSITORY / "runners" / "openvla_gradient_surgery.py"
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_HOME")}
     env |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run([sys.executable, str(script), *arguments], env=env, capture_output=True, text=True)
+    command = table.command("openvla-gradient-surgery", *arguments, python=sys.executable)
+    return subprocess.run(command, env=env, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")

@@ -63,3 +63,16 @@ def test_train_off_gives_the_same_losses_and_weights_under_fsdp(
     assert off.losses == upstream.losses
     assert off.weights == upstream.weights
     native.same_bytes(off.one("runs/*/checkpoints"), upstream.one("runs/*/checkpoints"))
+
+
+def test_finetune_off_on_two_ranks_gives_the_same_losses_and_weights(
+    grafted: Path, pristine: Path, materials: Path, tmp_path: Path
+) -> None:
+    upstream = native.finetune(pristine, tmp_path / "upstream", materials, ranks=2, steps=3)
+    off = native.finetune(grafted, tmp_path / "off", materials, ranks=2, steps=3)
+    assert upstream.losses[0] != upstream.losses[1]
+    assert len(set(upstream.weights[0])) == 4
+    assert off.losses == upstream.losses
+    assert off.weights == upstream.weights
+    weights = "adapters/*/adapter_model.safetensors"
+    assert off.one(weights).read_bytes() == upstream.one(weights).read_bytes()

@@ -58,6 +58,21 @@ def test_each_checkpoint_has_a_file(probed: native.Recorded) -> None:
     assert not torch.equal(first["target_activations"][name], last["target_activations"][name])
 
 
+def test_two_ranks_probe_what_one_does(grafted: Path, materials: Path, data: Path, probed: native.Recorded) -> None:
+    """The model before training is the same, and so are the frames that were picked."""
+    file = probed.folder / "probes.yaml"
+    options = ["--data_root_dir", data, "--probes", file]
+    ranks = native.finetune(grafted, probed.folder / "two", materials, *options, ranks=2, steps=2)
+    assert ranks.weights[0] == ranks.weights[1]
+    one, two = (contents(run.one("runs/*/probes/llm"), 2)[0] for run in (probed, ranks))
+    for key in ("sample", "token"):
+        assert torch.equal(one["metadata"]["rows"][key], two["metadata"]["rows"][key])
+    for side in ("source_activations", "target_activations"):
+        assert one[side].keys() == two[side].keys()
+        for path, values in one[side].items():
+            torch.testing.assert_close(two[side][path], values, rtol=2e-2, atol=2e-2)
+
+
 def test_pairs_of_layers_are_analysed(probed: native.Recorded) -> None:
     """One component each: that is what 24 samples are enough for."""
     check_pairs(atoms(probed.one("runs/*"), "llm", "--rank", 1), [0, 1], 4)

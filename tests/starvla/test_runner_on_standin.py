@@ -13,7 +13,8 @@ import pytest
 import torch
 from toy import Toy
 
-from tests.standins.starvla_project import REPOSITORY, StarVLAProject
+from runners import table
+from tests.standins.starvla_project import StarVLAProject
 
 STAGES = ("alignment", "dynamics", "imitation", "correction")
 SMALL = (
@@ -23,10 +24,10 @@ SMALL = (
 
 
 def run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    script = REPOSITORY / "runners" / "starvla_sagr_flow.py"
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_HOME")}
     env |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run([sys.executable, str(script), *arguments], env=env, capture_output=True, text=True)
+    command = table.command("starvla-sagr-flow", *arguments, python=sys.executable)
+    return subprocess.run(command, env=env, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from runners import table
 from runners.libero_assets import build
 
 SUITE, TASK = "libero_goal", 1
@@ -95,7 +96,7 @@ def compared(weights: dict[str, Path], work: Path, *options: str) -> subprocess.
     given = [word for name, file in weights.items() for word in (f"--{name}", str(file))]
     given += ["--suite", SUITE, "--tasks", str(TASK), "--episodes", "1", "--limit", "6", "--asset-standins", *options]
     return subprocess.run(
-        [native.SIMULATOR, native.ROOT / "runners" / "starvla_libero.py", "--work", work, *given],
+        table.command("starvla-libero", "--work", work, *given, python=native.SIMULATOR),
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -21,6 +21,7 @@ import pandas
 import pytest
 from PIL import Image
 
+from runners import table
 from runners.libero_assets import build
 
 SUITE, TASK, NAME = "libero_goal", 8, "libero_goal_no_noops_1.0.0_lerobot"
@@ -60,7 +61,7 @@ def recorded(
     *options: str,
 ) -> subprocess.CompletedProcess[str]:
     given = ["--demos", played, "--suite", SUITE, "--out", out, "--asset-standins", *options]
-    return simulated([native.ROOT / "runners" / "libero_record.py", *given], drawing)
+    return simulated(table.command("libero-record", *given, python=native.SIMULATOR)[1:], drawing)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,10 @@ from typing import Any
 
 import native
 import pytest
+import torch
+from test_probes import SPEC
+
+from tests.analysed import contents
 
 RANKS, LIMIT = 2, 400
 LOSSES = ("w_fm", "w_dyn", "w_geo", "w_reg", "w_align")
@@ -27,10 +31,20 @@ def dynamics() -> tuple[str, ...]:
     return (*native.ON, *said)
 
 
-def train(checkout: Path, folder: Path, materials: Path, options: tuple[str, ...]) -> list[list[dict[str, Any]]]:
-    """train_starvla.py on RANKS processes; what each wrote after every step. Fails where one fails or is not done."""
+def train(
+    checkout: Path,
+    folder: Path,
+    materials: Path,
+    options: tuple[str, ...] = (),
+    framework: str = native.FRAMEWORK,
+    **more: str,
+) -> list[list[dict[str, Any]]]:
+    """train_starvla.py on RANKS processes; what each wrote after every step. Fails where one fails or is not done.
+
+    ``more`` are environment variables; see ranked.py.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    settings = native.configuration(materials, folder / "runs", native.FRAMEWORK)
+    settings = native.configuration(materials, folder / "runs", framework)
     (folder / "config.yaml").write_text(json.dumps(settings))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -40,7 +54,7 @@ def train(checkout: Path, folder: Path, materials: Path, options: tuple[str, ...
     group = {"WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     processes, logs = [], [folder / f"{rank}.log" for rank in range(RANKS)]
     for rank, log in enumerate(logs):
-        own = {**native.environment(checkout), **group, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        own = {**native.environment(checkout), **group, **more, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         with log.open("wb") as out:
             processes.append(
                 subprocess.Popen(
@@ -64,16 +78,46 @@ def train(checkout: Path, folder: Path, materials: Path, options: tuple[str, ...
 
 
 @pytest.mark.parametrize("case", ["every", "dynamics"])
-def test_weights_are_equal_on_both_ranks_and_metrics_are_written_once(
+def test_both_ranks_train_alike_and_as_one_does_and_metrics_are_written_once(
     case: str, grafted: Path, materials: Path, tmp_path: Path
 ) -> None:
-    first, second = train(grafted, tmp_path, materials, EVERY if case == "every" else dynamics())
+    first, second = train(grafted, tmp_path, materials, EVERY if case == "every" else dynamics(), ONE="1")
     assert len(first) == len(second) == native.STEPS
     assert [line["weights"] for line in first] == [line["weights"] for line in second]
     # The scheduler's first rate is 0.
     assert len({line["weights"] for line in first}) >= native.STEPS - 1
     # Otherwise equality would prove nothing.
     assert all(one["loss"] != other["loss"] for one, other in zip(first, second, strict=True))
+    # Upstream seeds noise and data by rank, so that no run of one rank draws what two do: the step is computed again.
+    assert 0.0 < first[-1]["apart"] < 1e-5
     rows = [json.loads(line) for line in (tmp_path / "runs" / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, native.STEPS + 1))
-    assert [row["loss/total"] for row in rows] == [float.fromhex(line["loss"]) for line in first]
+    # The last row is of the step that was computed again.
+    assert [row["loss/total"] for row in rows[:-1]] == [float.fromhex(line["loss"]) for line in first[:-1]]
+
+
+def test_off_on_two_ranks_is_the_upstream_bit_for_bit(
+    grafted: Path, pristine: Path, materials: Path, tmp_path: Path
+) -> None:
+    upstream = train(pristine, tmp_path / "upstream", materials, framework="QwenPI")
+    off = train(grafted, tmp_path / "off", materials, framework="QwenPI")
+    assert len({line["weights"] for line in upstream[0]}) >= native.STEPS - 1
+    assert upstream[0] != upstream[1]
+    assert off == upstream
+    native.same_bytes(*(tmp_path / name / "runs" / "run" / "final_model" for name in ("off", "upstream")))
+
+
+def test_two_ranks_probe_what_one_does_and_train_as_without(grafted: Path, materials: Path, tmp_path: Path) -> None:
+    """The model before training is the same, and so are the samples that were picked and their noise."""
+    probes = json.dumps({"probes": [SPEC], "validation_subset_size": 9, "tokens_per_sample": 8})
+    option = f"--trainer.probes={probes}"
+    alone = native.train(grafted, tmp_path / "one", materials, option)
+    ranks = train(grafted, tmp_path / "two", materials, (option,), framework="QwenPI")
+    without = train(grafted, tmp_path / "without", materials, framework="QwenPI")
+    assert ranks == without
+    one, two = (contents(run / "probes" / "dit", 3)[0] for run in (alone.output, tmp_path / "two" / "runs" / "run"))
+    for key in ("sample", "token"):
+        assert torch.equal(one["metadata"]["rows"][key], two["metadata"]["rows"][key])
+    assert one["source_activations"].keys() == two["source_activations"].keys()
+    for path, values in one["source_activations"].items():
+        torch.testing.assert_close(two["source_activations"][path], values)

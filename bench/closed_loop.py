@@ -47,8 +47,8 @@ from bench.closed_loop_policy import (  # noqa: E402
     train_policy,
 )
 from bench.measure import machine  # noqa: E402
-from runners.words import Words  # noqa: E402
-from runners.words import add_option as add_language  # noqa: E402
+from look.words import Words  # noqa: E402
+from look.words import add_option as add_language  # noqa: E402
 from tests.standins.starvla_project import StarVLAProject  # noqa: E402
 
 EPISODES, THINGS = 50, 4

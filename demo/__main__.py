@@ -23,8 +23,8 @@ from demo import infodyn, infodyn_chapter, openvla, openvla_chapter, starvla, st
 from demo.parts import failed, pending
 from demo.report import page
 from demo.runs import Run, RunFailed, all_runs, fell, new_files, state_of, train, write_config
+from look.words import Words, add_option
 from runners.digests import write_whole
-from runners.words import Words, add_option
 
 NAME = "LLaMA-Factory"
 CHECKOUT = Path("upstreams") / NAME

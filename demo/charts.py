@@ -9,8 +9,8 @@ import zlib
 from collections.abc import Sequence
 from itertools import pairwise
 
-from runners.axes import picture
-from runners.words import Words
+from look.axes import picture
+from look.words import Words
 
 # Biases span four decades (a landmark's slope is 0.001 a token, noise's 0.5), so the colour runs over log10 |bias|.
 DECADES = (-3.0, 1.5)

@@ -15,9 +15,9 @@ from demo.infodyn_off import compare
 from demo.openvla import of_json
 from demo.runs import RunFailed, logged
 from demo.trees import OFFLINE
+from look.words import default_language
 from runners.digests import Digests, checkout_state, commit_of, write_whole
 from runners.versions import versions_of
-from runners.words import default_language
 
 CHECKOUT, ANALYST = Path("upstreams/LLaMA-Factory"), Path(".venvs/infodyn/bin/python")
 RUNNER, COUNTS = ("-m", "runners", "infodyn-llamafactory"), Path("demo/infodyn_counts.py")

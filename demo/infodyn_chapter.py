@@ -8,9 +8,9 @@ from typing import Any
 from demo.infodyn_pairs import omega_id
 from demo.infodyn_timeline import timeline
 from demo.parts import cards, side_by_side
-from runners.charts import Line, lines, shares
-from runners.markup import folded, note, panel, paragraph, section, table, values, wide
-from runners.words import ENGLISH, Words
+from look.charts import Line, lines, shares
+from look.markup import folded, note, panel, paragraph, section, table, values, wide
+from look.words import ENGLISH, Words
 
 
 def title(words: Words) -> str:

@@ -6,8 +6,8 @@ import base64
 from html import escape
 from typing import Any
 
-from runners.markup import folded, note, paragraph, table, wide
-from runners.words import Words
+from look.markup import folded, note, paragraph, table, wide
+from look.words import Words
 
 COMMAND = "make infodyn"
 """Builds the environment of the analysis."""

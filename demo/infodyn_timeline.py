@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from runners.axes import picture, room
-from runners.words import Words
+from look.axes import picture, room
+from look.words import Words
 
 WIDTH = 460
 """Narrow, so that letters stay readable where a phone shrinks the picture."""

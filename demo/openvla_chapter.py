@@ -6,11 +6,11 @@ from html import escape
 from typing import Any
 
 from demo.parts import cards, graft_cards, graft_html, loss_chart
-from runners.markup import note, paragraph, section, table, values
+from look.markup import note, paragraph, section, table, values
+from look.words import ENGLISH, Words
 from runners.openvla_arms import ARMS
 from runners.openvla_facts import Facts
 from runners.openvla_pictures import icsm, norms, steering
-from runners.words import ENGLISH, Words
 
 COMMAND = "make openvla"
 """Fetches and grafts the real tree and builds its environment."""

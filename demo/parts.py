@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from runners.charts import Line, lines
-from runners.markup import folded, note, paragraph, table
-from runners.words import ENGLISH, Words
+from look.charts import Line, lines
+from look.markup import folded, note, paragraph, table
+from look.words import ENGLISH, Words
 
 
 def diff_html(diff: str) -> str:

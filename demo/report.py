@@ -10,8 +10,8 @@ from typing import Any
 
 from demo.charts import colour_scale, heat_map
 from demo.parts import cards, diff_html, graft_cards, loss_chart, overlay_html
-from runners.markup import document, links, panel, paragraph, section, table, values, wide
-from runners.words import ENGLISH, Words
+from look.markup import document, links, panel, paragraph, section, table, values, wide
+from look.words import ENGLISH, Words
 
 STYLE = Path(__file__).resolve().parent / "style.css"
 """What the demo's page has beyond those of the runners."""

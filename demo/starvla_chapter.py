@@ -8,9 +8,9 @@ from typing import Any
 
 from demo.parts import cards, graft_cards, graft_html, side_by_side
 from demo.starvla_policy import anchor, decisions, guidance, metrics
-from runners.charts import Line, lines
-from runners.markup import folded, note, panel, paragraph, section, table, values, wide
-from runners.words import ENGLISH, Words
+from look.charts import Line, lines
+from look.markup import folded, note, panel, paragraph, section, table, values, wide
+from look.words import ENGLISH, Words
 
 COMMAND = "make starvla"
 """Fetches and grafts the real tree and builds its environment."""

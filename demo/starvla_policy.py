@@ -9,9 +9,9 @@ from html import escape
 from typing import Any
 
 from demo.charts import data_url
-from runners.axes import picture
-from runners.markup import folded, paragraph, table, wide
-from runners.words import Words
+from look.axes import picture
+from look.markup import folded, paragraph, table, wide
+from look.words import Words
 
 
 def figure(image: str, title: str, caption: str) -> str:

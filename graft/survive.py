@@ -31,6 +31,7 @@ from graft.rewrite import State, rewrite
 from graft.textual import TOOLS, Textual
 from graft.trials import STEP, Bench, Failure, Survival, Trial
 from graft.ui import Screen
+from look.words import Words, add_option
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -43,6 +44,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> ar
     verb.add_argument("--pack", action="append", default=[], metavar="PACK", help="this pack only; may be repeated")
     verb.add_argument("--no-textual", action="store_true", help="leave the textual tools out")
     verb.add_argument("--html", type=Path, metavar="FILE", help="write a page with the timeline")
+    add_option(verb)
     verb.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return verb
 
@@ -65,7 +67,7 @@ def run(project: Project, options: argparse.Namespace, screen: Screen) -> int:
     else:
         show(screen, result, ranked)
     if options.html is not None:
-        options.html.write_text(timeline.page(result), encoding="utf-8")
+        options.html.write_text(timeline.page(result, Words(options.lang)), encoding="utf-8")
         if not options.json:
             screen.say(f"  page      {options.html}")
     return Exit.FAILED if result.broken or not result.judged else Exit.OK

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         module = importlib.import_module(runner.module)
     except ModuleNotFoundError as error:
-        if (error.name or "runners").partition(".")[0] == "runners":
+        if (error.name or "runners").partition(".")[0] in ("runners", "look"):
             raise
         print(
             f"error: {runner.name} needs {error.name}, which {sys.executable} lacks: leave --here out and it runs in "

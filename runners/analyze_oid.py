@@ -19,10 +19,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from look.words import Words
+from look.words import add_option as add_language
 from runners import table
 from runners.oid.parallel import one_thread
-from runners.words import Words
-from runners.words import add_option as add_language
 
 NAME = "analyze_oid"
 RANKS = {"gaussian": 4, "discrete": 1}

@@ -24,6 +24,8 @@ from typing import Any
 import torch
 
 from bench.measure import machine
+from look.words import Words
+from look.words import add_option as add_language
 from runners import places, table
 from runners.digests import write_whole
 from runners.digits import data
@@ -34,8 +36,6 @@ from runners.digits.report import Picture, page
 from runners.digits.results import ARMS, DECIDED, MEASURES, Results, decided, name_of
 from runners.digits.training import Settings
 from runners.versions import versions_of
-from runners.words import Words
-from runners.words import add_option as add_language
 
 NAME = "infodyn_digits"
 SIZE = 256 << 20

@@ -25,7 +25,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runners import places, table, words
+from look import words
+from runners import places, table
 from runners.digests import Digests, checkout_state, write_whole
 from runners.processes import Busy, sole
 from runners.progress import View

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from look.words import ENGLISH, Words
 from runners.intervals import Mean
-from runners.words import ENGLISH, Words
 
 
 def in_words(mean: Mean | None, words: Words = ENGLISH) -> str:

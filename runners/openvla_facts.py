@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from look.words import ENGLISH, Words
 from runners.digests import commit_of
 from runners.openvla_arms import Arm
 from runners.openvla_plan import Plan
 from runners.openvla_scores import ArmScores, Score, Unreadable, read_score, results_in, scores_of
 from runners.stages import Outcome
-from runners.words import ENGLISH, Words
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from look.words import Words
+from look.words import add_option as add_language
 from runners import table
 from runners.digests import Digests, write_whole
 from runners.headless import ORDER, Backend, NoBackend, choose, devices_with, trial_with
@@ -34,8 +36,6 @@ from runners.places import Refused, add_options, claim, resolve
 from runners.processes import Busy, sole
 from runners.progress import View
 from runners.stages import BLOCKED, FAILED, Engine, Outcome, Stage, need_room
-from runners.words import Words
-from runners.words import add_option as add_language
 
 NAME = "openvla_gradient_surgery"
 GL = "gl.txt"

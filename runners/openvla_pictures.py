@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from runners import charts
-from runners.axes import Point
-from runners.markup import legend, panel, paragraph, wide
+from look import charts
+from look.axes import Point
+from look.markup import legend, panel, paragraph, wide
+from look.words import Words
 from runners.openvla_facts import Facts
 from runners.openvla_scores import ArmScores, forgetting_of
-from runners.words import Words
 
 FRAGILE, PLASTIC, NULL = 1, 3, 0
 """Colours of the three parts, in every picture."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from runners import charts
-from runners.markup import document, folded, links, notes, panel, paragraph, section, table, values, wide
+from look import charts
+from look.markup import document, folded, links, notes, panel, paragraph, section, table, values, wide
+from look.words import ENGLISH, Words
 from runners.means import in_words
 from runners.openvla_arms import ARMS
 from runners.openvla_facts import Facts
 from runners.openvla_pictures import bars, icsm, norms, steering
 from runners.stages import LEFT_OUT, Outcome
-from runners.words import ENGLISH, Words
 
 
 def score_table(facts: Facts, words: Words) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
-from runners.words import Words
+from look.words import Words
 
 PAINT = 0.25
 """Least seconds between two paintings of the block; each second it is painted for the clock alone."""

@@ -21,12 +21,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from look.words import add_option as add_language
 from runners import places, table
 from runners.headless import NoBackend
 from runners.libero_world.simulator import add_options, simulated
 from runners.places import Refused, claim, same_settings
 from runners.processes import Busy
-from runners.words import add_option as add_language
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "starvla_libero"

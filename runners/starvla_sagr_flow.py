@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from look.words import default_language
 from runners import table
 from runners.digests import Digests
 from runners.places import Refused, add_options, claim, resolve
@@ -23,7 +24,6 @@ from runners.progress import View
 from runners.stages import BLOCKED, FAILED, Engine, Outcome, need_room
 from runners.starvla_options import add_run_options, plan_of, with_state
 from runners.starvla_plan import Plan, all_stages, losses_of
-from runners.words import default_language
 
 NAME = "starvla_sagr_flow"
 

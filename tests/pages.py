@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.words import catalogue, one_line
+from look.words import catalogue, one_line
 from tests.browser import CHROMIUM, Browser
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)")

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from runners import charts
+from look import charts
+from look.markup import folded, panel, paragraph, wide
+from look.words import Words
 from runners.digits.data import TASKS
 from runners.digits.keep import Arm
 from runners.digits.results import WORDS, Results, course, name_of
 from runners.digits.training import ROUTERS
-from runners.markup import folded, panel, paragraph, wide
-from runners.words import Words
 
 
 @dataclass(frozen=True)

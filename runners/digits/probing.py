@@ -12,6 +12,7 @@ import torch
 from infodyn.probe import ActivationProbe
 from torch import nn
 
+from look.words import ENGLISH, Words
 from runners import table
 from runners.digits.data import Samples, Task
 from runners.digits.drawn import Picture
@@ -19,7 +20,6 @@ from runners.digits.keep import Arm
 from runners.digits.model import BLOCKS
 from runners.digits.results import name_of
 from runners.digits.training import Settings, train
-from runners.words import ENGLISH, Words
 
 PROBE, KEPT = "last_experts", 512
 PATIENCE = 900.0

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from look.markup import document, legend, links, notes, paragraph, section, table, values, wide
+from look.words import ENGLISH, Words
 from runners.digits.data import TASKS
 from runners.digits.drawn import Picture, bars, courses, experts, integrity, oid
 from runners.digits.results import DECIDED, MEASURES, SAYS, WORDS, Results, decided, name_of
 from runners.intervals import Mean, mean_of
-from runners.markup import document, legend, links, notes, paragraph, section, table, values, wide
-from runners.words import ENGLISH, Words
 
 PERCENT = ("final", "worst", "forgetting")
 STYLE = """

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from look.words import ENGLISH, Words
 from runners.libero_world.evaluate import completed, continued, run_episode, tally
 from runners.libero_world.remote import PolicyGone, RemotePolicy
 from runners.libero_world.report import page
@@ -17,7 +18,6 @@ from runners.libero_world.world import LiberoWorld
 from runners.places import Refused
 from runners.reach_world.evaluate import read_log
 from runners.reach_world.results import Results
-from runners.words import ENGLISH, Words
 
 CHILD = Path(__file__).resolve().parent / "policy.py"
 

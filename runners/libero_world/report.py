@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from runners.markup import document, notes, paragraph, section, table, wide
+from look.markup import document, notes, paragraph, section, table, wide
+from look.words import ENGLISH, Words
 from runners.reach_world.report import arms, distance_chart, rate_table, success_chart, success_table
 from runners.reach_world.results import Results
-from runners.words import ENGLISH, Words
 
 Tallies = Mapping[str, Mapping[str, Mapping[int, Mapping[str, Any]]]]
 

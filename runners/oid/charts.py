@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from html import escape, unescape
 from pathlib import Path
 
-from runners.axes import picture, room
-from runners.charts import Line, lines
-from runners.markup import STYLE
+from look.axes import picture, room
+from look.charts import Line, lines
+from look.markup import STYLE
+from look.words import ENGLISH, Words
 from runners.oid.estimate import Result, Value
-from runners.words import ENGLISH, Words
 
 CSS = Path(__file__).with_name("oid.css")
 SOURCES = {"Red": "redundant", "Un_i": "only i", "Un_j": "only j", "Syn": "synergistic"}
@@ -198,6 +198,6 @@ def standalone(svg: str, legend: str = "") -> str:
 def _parts(svg: str) -> tuple[str, str, int, int, str]:
     found = _PICTURE.fullmatch(svg)
     if not found:
-        raise ValueError(f"no chart of runners/charts.py: {svg[:80]}")
+        raise ValueError(f"no chart of look/charts.py: {svg[:80]}")
     kind, title, width, height, drawn = found.groups()
     return kind, title, int(width), int(height), drawn

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
+from look.markup import document, folded, notes, paragraph, table, values
+from look.words import ENGLISH, Words
 from runners.digests import write_whole
-from runners.markup import document, folded, notes, paragraph, table, values
 from runners.oid.charts import CSS, short
 from runners.oid.decomposition import SUMS
 from runners.oid.estimate import SINGULAR, Result
 from runners.oid.experts import pairs_of, short_names
 from runners.oid.outcome import Analysis
 from runners.oid.target import Pictures, about
-from runners.words import ENGLISH, Words
 
 
 def write_files(folder: Path, files: Mapping[str, str]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from html import escape
 
-from runners.markup import folded, panel, paragraph, wide
+from look.markup import folded, panel, paragraph, wide
+from look.words import Words
 from runners.oid.charts import SOURCES, atom_map, course, expert_map, limit_of, scale, standalone
 from runners.oid.decomposition import ATOMS, SUMS
 from runners.oid.experts import pairs_of, short_names
 from runners.oid.outcome import Analysis
-from runners.words import Words
 
 HALVES = {"r": "both halves", "x": "half 1", "y": "half 2", "s": "halves jointly"}
 

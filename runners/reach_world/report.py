@@ -6,11 +6,11 @@ import base64
 from collections.abc import Mapping
 from html import escape
 
-from runners import charts
-from runners.markup import document, notes, panel, paragraph, section, table, values, wide
+from look import charts
+from look.markup import document, notes, panel, paragraph, section, table, values, wide
+from look.words import ENGLISH, Words
 from runners.means import in_words, number
 from runners.reach_world.results import Results
-from runners.words import ENGLISH, Words
 
 
 def page(results: Results, films: Mapping[str, bytes], remarks: tuple[str, ...] = (), words: Words = ENGLISH) -> str:

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from look.words import Words
 from runners.digests import write_whole
 from runners.supervise.analysis_page import FAMILIES, NUMBERS, page
 from runners.supervise.metrics.curve import Curve
-from runners.words import Words
 
 PAGE = "analysis.html"
 

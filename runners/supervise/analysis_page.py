@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from runners.charts import Line, lines
-from runners.markup import document, folded, note, panel, paragraph, section, table, wide
+from look.charts import Line, lines
+from look.markup import document, folded, note, panel, paragraph, section, table, wide
+from look.words import Words
 from runners.supervise.metrics.curve import thinned
-from runners.words import Words
 
 NUMBERS = "analysis.json"
 FAMILIES = {

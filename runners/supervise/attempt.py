@@ -43,7 +43,7 @@ def prepare(
     if PORT in state.environment:
         command = dataclasses.replace(command, words=with_port(command.words, state.environment[PORT]))
     can = command.restores != "nothing"
-    mine = own(command, state) if state.attempts and can else []
+    mine = own(command, state) if (state.attempts or state.adopts) and can else []
     good = next((item for item in reversed(mine) if _good(item, command, say)), None)
     for item in mine:
         if good is None or item.step > good.step:

@@ -9,16 +9,16 @@ python -m runners supervise --list
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from runners import places, words
+from look import words
+from runners import places
 from runners.processes import Busy, adopt_orphans, sole
 from runners.progress import View
 from runners.supervise import changes, report
@@ -28,8 +28,14 @@ from runners.supervise.decisions import Damaged
 from runners.supervise.loop import DONE, Options
 from runners.supervise.plateau import Settings
 from runners.supervise.session import Session
+from runners.table import ROOT
 
 EPILOG = """\
+    python -m runners supervise -- .venvs/LLaMA-Factory/bin/llamafactory-cli train RUN.yaml
+    python -m runners supervise --plateau stop -- torchrun --nproc-per-node 8 vla-scripts/finetune.py --vla_path MODEL
+    python -m runners supervise --auto-tune CHANGES.toml -- llamafactory-cli train RUN.yaml     (docs/supervise.md)
+    python -m runners supervise --dry-run train.log
+
 The command goes after --, as it would be typed. Nothing of it is edited: what a remedy changes is put on the command
 line in upstream's own syntax. Everything is kept in WORK/supervise/NAME: log.txt (the whole log with time stamps),
 decisions.jsonl (every decision), report.html, analysis.html. Call the same command again to go on after an
@@ -76,6 +82,11 @@ def parser() -> argparse.ArgumentParser:
         "--may-install",
         action="store_true",
         help="let a missing package be installed with pip into the command's environment",
+    )
+    add(
+        "--adopt",
+        action="store_true",
+        help="go on from checkpoints that are there already, of a run without supervisor",
     )
     add(
         "--hf-mirror",
@@ -125,7 +136,7 @@ def parser() -> argparse.ArgumentParser:
     tell.add_argument(
         "--list", action="store_true", help="the table of causes and remedies, and the commands that are known"
     )
-    places.add_options(options, "supervise")
+    places.add_options(options, "supervise", data=False)
     words.add_option(options)
     add("command", nargs="*", metavar="COMMAND", help=argparse.SUPPRESS)
     return options
@@ -133,8 +144,7 @@ def parser() -> argparse.ArgumentParser:
 
 def folder_name(command: Command) -> str:
     """A name that tells a reader which run it is, and never two commands alike."""
-    digest = hashlib.sha256(json.dumps([command.words, str(command.folder)]).encode()).hexdigest()[:8]
-    return f"{command.output.name}-{digest}"
+    return f"{command.output.name}-{command.digest[:8]}"
 
 
 def end(number: int, _: object) -> None:
@@ -181,13 +191,37 @@ def told_to(where: places.Places, folder: Path) -> dict[str, str]:
     return chosen if os.environ.get("WANDB_DIR") else {"WANDB_DIR": str(folder), **chosen}
 
 
+def startable(command: Command) -> None:
+    """Raises Refused where the program is not there, naming one of our environments that has it."""
+    program = command.words[0]
+    if shutil.which(program, path=command.variable("PATH")) or (command.folder / program).is_file():
+        return
+    have = sorted(ROOT.glob(f".venvs/*/bin/{Path(program).name}"))
+    hint = f"give its path, {have[0]}" if have else "give its path"
+    raise places.Refused(f"{program} is not on PATH: activate the environment that has it, or {hint}")
+
+
+def outside(command: Command, allowed: bool) -> None:
+    """Raises Refused where the command would write its checkpoints below a repository by accident."""
+    above = places.repository_above(command.output)
+    if above is not None and not allowed:
+        key = command.family.settings.get("output", "its output")
+        raise places.Refused(
+            f"{command.output}, where {command.family.name} writes, lies below the repository {above}: "
+            f"choose another {key}, or say --allow-below-repository"
+        )
+
+
 def supervise(command: Command, causes: Sequence[Cause], options: argparse.Namespace) -> int:
     where = places.resolve(options, "supervise")
+    startable(command)
+    outside(command, where.allowed_below)
     folder = where.work / (options.name or folder_name(command))
     command = command.with_environment(told_to(where, folder))
     tuned = changes.read(options.auto_tune, command) if options.auto_tune else []
     asked = Options(
         attempts=options.attempts,
+        adopts=options.adopt,
         hang_after=options.hang_after,
         mirrors=(where.hf_mirror,) if where.hf_mirror else (),
         may_install=options.may_install,
@@ -200,14 +234,15 @@ def supervise(command: Command, causes: Sequence[Cause], options: argparse.Names
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, end)
     with sole(folder) as lock, View(options.name or command.output.name, lang=options.lang) as view:
-        view.say(f"{command.family.name}: {command.output}\nlog, decisions and report: {folder}")
+        room = places.in_words(places.free(command.output))
+        view.say(f"{command.family.name}: {command.output}, {room} free\nlog, decisions and report: {folder}")
         session = Session(command, folder, causes, view, asked, lock=lock, lang=options.lang)
         try:
             result = session.run(tuned, trial_steps=options.trial_steps)
-        except KeyboardInterrupt as asked:
+        except KeyboardInterrupt as signalled:
             session.interrupted()
             view.say("ended on request: the same command goes on from the last good checkpoint")
-            return 143 if isinstance(asked, Ended) else 130
+            return 143 if isinstance(signalled, Ended) else 130
         finally:
             view.say(f"report: {session.write_report()}")
         for line in report.closing(result, options.lang):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,7 @@ from runners.supervise.accumulation import steps_are_free
 from runners.supervise.arguments import NONE, in_file, on_line, overridden, plain, relative, resolved, true
 from runners.supervise.families import Family, families, text
 from runners.supervise.launchers import Target, UnknownCommand, interpreter_of, target_of
+from runners.supervise.masking import masked
 
 if TYPE_CHECKING:
     from runners.supervise.checkpoints import Checkpoint
@@ -168,8 +171,14 @@ class Command:
         return resume.resumed(self, checkpoint)
 
     def shown(self) -> str:
-        """As one would type it, with the variables that are added."""
-        return shlex.join([*(f"{name}={value}" for name, value in self.environment.items()), *self.words])
+        """As one would type it, with the variables that are added; without tokens and passwords."""
+        variables = [f"{name}={value}" for name, value in self.environment.items()]
+        return shlex.join([*masked(variables), *masked(self.words)])
+
+    @property
+    def digest(self) -> str:
+        """Tells this command from others: of its words and where they are run."""
+        return hashlib.sha256(json.dumps([self.words, str(self.folder)]).encode()).hexdigest()
 
 
 def recognise(

@@ -36,6 +36,8 @@ class State:
     """(step, factor): checkpoints up to the step were written before the rate was multiplied by the factor."""
     kept: list[str] = field(default_factory=list)
     """Checkpoints that were there before the first attempt: somebody else's, never removed."""
+    adopts: bool = False
+    """Whether those that were there are the run's own."""
     ended: str = ""
     """How the run ended, where it did."""
 
@@ -43,7 +45,7 @@ class State:
         """Follows one decision."""
         kind = decision["kind"]
         if kind == "start":
-            self.kept = list(decision["kept"])
+            self.kept, self.adopts = list(decision["kept"]), bool(decision.get("adopts"))
         if kind == "attempt":
             self.attempts = int(decision["attempt"])
             self.ended = ""

@@ -9,11 +9,11 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from look.words import Words
 from runners.supervise.cause_table import Cause, Remedy
 from runners.supervise.death import Diagnosis, Ended, diagnose
 from runners.supervise.logtext import clean
 from runners.supervise.stamped import OWN
-from runners.words import Words
 
 WIDTH = 110
 _DIED = re.compile(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runners import headless
+from runners.places import free, in_words, size_of
 from runners.processes import ended as code_in_words
 from runners.progress import View
 from runners.supervise import child, remedies
@@ -35,6 +36,8 @@ class Options:
     """How a run is looked after."""
 
     attempts: int = 20
+    adopts: bool = False
+    """Whether checkpoints that are there before the first attempt are the run's own."""
     hang_after: float = 1800.0
     mirrors: Sequence[str] = ()
     may_install: bool = False
@@ -94,9 +97,9 @@ class Supervisor:
         state = self.decisions.state
         child.stamp_left_over(self.folder / RAW, self.log)
         if not self.decisions.all:
-            kept = [marked(item) for item in found(self.base)]
-            words = list(self.base.words)
-            self.decisions.add("start", "first attempt", command=self.base.shown(), words=words, kept=kept)
+            there = [] if self.options.adopts else [marked(item) for item in found(self.base)]
+            known = {"command": self.base.shown(), "digest": self.base.digest, "adopts": self.options.adopts}
+            self.decisions.add("start", "first attempt", kept=there, **known)
         elif state.ended == DONE and self.base.output.exists():
             last = next(item for item in reversed(self.decisions.all) if item["kind"] == "end")
             checkpoint = Checkpoint(Path(last["checkpoint"]), int(last["step"])) if "checkpoint" in last else None
@@ -116,6 +119,8 @@ class Supervisor:
             command, begun = prepare(self.base, state, self.folder, self._say, self.start)
         except (UnknownCommand, Unfit) as error:
             return self._stopped(str(error))
+        if short := self._short_of_room(command):
+            return self._stopped(short, command)
         number = state.attempts + 1
         where = f"from {begun.path.name}, step {begun.step}" if begun else "as the command says"
         self._say(f"attempt {number}, {where}: {command.shown()}")
@@ -130,7 +135,7 @@ class Supervisor:
             metrics=list(command.metrics),
             offset=command.offset,
         )
-        self.view.stage(f"{self.base.output.name}, {number}", None)
+        self.view.stage(f"{self.base.output.name} ({number})", None)
         offset = self.log.size()
         self.log.note(f"attempt {number}: {command.shown()}")
         watcher = Watcher(
@@ -158,9 +163,29 @@ class Supervisor:
         if reason in (PLATEAU, REACHED) and ended.asked:
             return Result(PAUSED, reason, learned(self.base, state), watcher.curve, last, verdict=watcher.verdict)
         if ended.code == 0 and reason != NAN:
-            return Result(DONE, f"ended well at step {watcher.step}", learned(self.base, state), watcher.curve, last)
+            steps = f"step {watcher.step}" + (f" of {watcher.total}" if watcher.total else "")
+            return Result(DONE, f"ended well at {steps}", learned(self.base, state), watcher.curve, last)
         diagnosis = self._diagnosis(ended, reason, offset, watcher)
         return self._remedy(command, begun, diagnosis, watcher)
+
+    def _short_of_room(self, command: Command) -> str:
+        """Why the next checkpoint would not fit on the disk, also with older ones removed, or the empty string."""
+        mine = self._checkpoints(command)
+        if not mine:
+            return ""
+        size = size_of(mine[-1].path)
+        if free(command.output) >= size:
+            return ""
+        try:
+            removed = remedies.removed(command, self.decisions.state)
+        except remedies.NotPossible as error:
+            return (
+                f"a checkpoint takes {in_words(size)}, and the disk of {command.output} has "
+                f"{in_words(free(command.output))} free: {error}; make room and call the same command again"
+            )
+        self.decisions.add("room", removed)
+        self._say(removed)
+        return ""
 
     def _checkpoints(self, command: Command) -> list[Checkpoint]:
         """The run's own checkpoints that are whole; weights are not read while the command runs."""

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from runners import headless
-from runners.places import size_of
+from runners.places import in_words, size_of
 from runners.supervise import checkpoints
-from runners.supervise.attempt import marked
+from runners.supervise.attempt import own
 from runners.supervise.causes import Diagnosis, Remedy
 from runners.supervise.checkpoints import Checkpoint
 from runners.supervise.command import Command
@@ -155,26 +155,33 @@ def offline(scene: Scene) -> Change:
 
 
 def free_checkpoints(scene: Scene) -> Change:
-    """Removes checkpoints that this run wrote itself: those cut short, and old ones, the newest good one never."""
-    mine = [item for item in checkpoints.found(scene.command) if marked(item) not in scene.state.kept]
-    good = [item for item in mine if checkpoints.complaint(item, scene.command, finite=False) is None]
+    return Change(removed(scene.command, scene.state))
+
+
+def removed(command: Command, state: State) -> str:
+    """Removes checkpoints that this run wrote itself: those cut short, and old ones, the newest good one never.
+
+    Returns what was removed. Raises NotPossible where nothing may be.
+    """
+    mine = own(command, state)
+    good = [item for item in mine if checkpoints.complaint(item, command, finite=False) is None]
     if not good:
         raise NotPossible("this run has no good checkpoint yet, so none may be removed")
-    old = {item.path for item in checkpoints.older(scene.command)}
+    old = {item.path for item in checkpoints.older(command)}
     if sum(size_of(item.path) for item in good if item.path in old) < size_of(good[-1].path):
         # Two are kept where that leaves room for the next one.
         old |= {item.path for item in good[:-1]}
-    own = [item for item in mine if item.path in old]
-    if not own:
+    going = [item for item in mine if item.path in old]
+    if not going:
         raise NotPossible("this run has no older checkpoint that could be removed")
-    freed = sum(size_of(item.path) for item in own)
-    for item in own:
+    freed = sum(size_of(item.path) for item in going)
+    for item in going:
         if item.path.is_dir() and not item.path.is_symlink():
             shutil.rmtree(item.path)
         else:
             item.path.unlink()
-    names = ", ".join(item.path.name for item in own)
-    return Change(f"removed {len(own)} older checkpoints of this run, {freed / 1e6:.1f} MB: {names}")
+    names = ", ".join(item.path.name for item in going)
+    return f"removed {len(going)} older checkpoints of this run, {in_words(freed)}: {names}"
 
 
 def drop_checkpoint(scene: Scene) -> Change:

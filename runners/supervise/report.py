@@ -9,16 +9,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from runners.charts import Line, lines
+from look.charts import Line, lines
+from look.markup import document, note, paragraph, section, table
+from look.words import Words
 from runners.digests import write_whole
-from runners.markup import document, note, paragraph, section, table
 from runners.supervise.causes import Cause
 from runners.supervise.command import Command, Family
 from runners.supervise.decisions import Decisions
 from runners.supervise.loop import DONE, INTERRUPTED, PAUSED, STOPPED, Result
 from runners.supervise.metrics.curve import Curve
 from runners.supervise.watching import history
-from runners.words import Words
 
 PAGE = "report.html"
 KINDS = {DONE: "good", STOPPED: "bad", PAUSED: "warn", INTERRUPTED: "warn", "": "warn"}
@@ -114,14 +114,14 @@ def _chart(curve: Curve, words: Words) -> str:
 
 
 def _others(decisions: Sequence[Mapping[str, Any]], words: Words) -> list[str]:
-    kinds = ("plateau", "trial", "control", "tuned", "afresh", "interrupted")
+    kinds = ("room", "plateau", "trial", "control", "tuned", "afresh", "interrupted")
     others = [item for item in decisions if item["kind"] in kinds]
     if not others:
         return []
     shown = [
         (
             escape(item["time"][:19].replace("T", " ")),
-            escape(item["kind"]),
+            escape(words(item["kind"])),
             escape(f"{item.get('name', '')} {item['why']}".strip()),
         )
         for item in others

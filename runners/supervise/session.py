@@ -53,7 +53,7 @@ class Session:
         self.tried: list[dict[str, Any]] = []
         self.curve = Curve()
         begun = next((item for item in self.decisions.all if item["kind"] == "start"), None)
-        if begun is not None and begun["words"] != list(command.words):
+        if begun is not None and begun["digest"] != command.digest:
             raise Refused(
                 f"{folder} belongs to another command ({begun['command']}): choose another --name, or move it away"
             )

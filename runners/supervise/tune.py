@@ -49,7 +49,7 @@ class Score:
 
 
 def score_of(curve: Curve, since: int = 0, until: float = math.inf) -> Score | None:
-    """The last third of the losses after step `since`, up to `until`, in blocks; None with fewer than two rows a block."""
+    """The last third of the losses after `since`, up to `until`, in blocks; None with fewer than two rows a block."""
     for name in ("eval_loss", "loss"):
         values = [value for step, value in curve.series(name) if since < step <= until and math.isfinite(value)]
         last = values[-max(len(values) // 3, min(len(values), 2 * BLOCKS)) :]

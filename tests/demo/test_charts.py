@@ -9,7 +9,7 @@ import zlib
 import pytest
 
 from demo import charts
-from runners.words import ENGLISH
+from look.words import ENGLISH
 
 
 def decode(image: bytes) -> list[list[tuple[int, ...]]]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from demo import openvla_chapter, parts, report
-from runners.words import ENGLISH
+from look.words import ENGLISH
 from tests.demo import openvla_facts, sample_facts
 from tests.pages import check_whole
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from demo import infodyn_chapter, openvla_chapter, report, starvla_chapter
-from runners.words import LANGUAGES, Words
+from look.words import LANGUAGES, Words
 from tests.browser import Browser
 from tests.demo import infodyn_facts, openvla_facts, sample_facts, starvla_facts
 from tests.pages import check_drawn, needs_chromium

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from digits_made_up import digits, run_of  # noqa: F401
 
+from look.words import LANGUAGES, Words
 from runners import infodyn_digits
 from runners.digests import write_whole
 from runners.digits import keep as keeping
@@ -24,7 +25,6 @@ from runners.intervals import Mean
 from runners.oid.estimate import Result, Value
 from runners.oid.estimate import Settings as Analysed
 from runners.oid.table import csv_text
-from runners.words import LANGUAGES, Words
 from tests.browser import Browser
 from tests.pages import Reader, check_drawn, check_whole, needs_chromium
 

@@ -157,7 +157,7 @@ def test_each_pack_works_alone(pack, text_model, data_folder, tmp_path):
     root.mkdir()
     for name in ("apply.py", "upstream.lock"):
         shutil.copy(tiny.ROOT / name, root / name)
-    for name in ("graft", "patches", "overlays"):
+    for name in ("graft", "look", "patches", "overlays"):
         shutil.copytree(tiny.ROOT / name, root / name)
     checkout = root / "upstreams" / "LLaMA-Factory"
     if subprocess.run(["git", "clone", "-q", str(CHECKOUT), str(checkout)], check=False).returncode != 0:

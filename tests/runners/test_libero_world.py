@@ -14,12 +14,12 @@ import pytest
 
 np = pytest.importorskip("numpy")
 
+from look.words import LANGUAGES, Words  # noqa: E402
 from runners.libero_world.camera import axis_angle, camera_pose, intrinsics, metres, turned  # noqa: E402
 from runners.libero_world.evaluate import PolicyError, continued, run_episode, tally, write_log  # noqa: E402
 from runners.libero_world.messages import Closed, Observation, receive, send  # noqa: E402
 from runners.libero_world.policy import ready  # noqa: E402
 from runners.libero_world.remote import PolicyGone, RemotePolicy  # noqa: E402
-from runners.words import LANGUAGES, Words  # noqa: E402
 from tests.browser import Browser  # noqa: E402
 from tests.pages import check_drawn, needs_chromium  # noqa: E402
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from look.words import LANGUAGES, Words
 from runners.means import in_words
 from runners.openvla_arms import ARMS
 from runners.openvla_pictures import FRAGILE, NULL, PLASTIC, split_of
 from runners.openvla_report import page
 from runners.openvla_scores import ArmScores, forgetting_of
-from runners.words import LANGUAGES, Words
 from tests.browser import Browser
 from tests.pages import Reader, check_drawn, check_whole, needs_chromium
 from tests.runners import sample_facts

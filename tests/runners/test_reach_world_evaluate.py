@@ -13,13 +13,13 @@ pytest.importorskip("mujoco")
 
 from PIL import Image  # noqa: E402
 
+from look.words import LANGUAGES, Words  # noqa: E402
 from runners.reach_world import CALM, Disturbances  # noqa: E402
 from runners.reach_world.evaluate import evaluate, figures, read_log, run_episode  # noqa: E402
 from runners.reach_world.expert import expert_actions  # noqa: E402
 from runners.reach_world.report import page  # noqa: E402
 from runners.reach_world.results import Results  # noqa: E402
 from runners.reach_world.video import filmed  # noqa: E402
-from runners.words import LANGUAGES, Words  # noqa: E402
 from tests.browser import Browser  # noqa: E402
 from tests.pages import check_drawn, needs_chromium  # noqa: E402
 

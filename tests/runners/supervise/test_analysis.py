@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from look.words import Words
 from runners.supervise import analysis
 from runners.supervise.analysis_page import page
 from runners.supervise.metrics.curve import Curve, thinned
 from runners.supervise.metrics.row import Row
 from runners.supervise.plateau import Settings, Watch
-from runners.words import Words
 from tests.browser import Browser
 from tests.pages import Reader, check_drawn, check_whole, needs_chromium
 

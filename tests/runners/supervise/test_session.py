@@ -204,3 +204,31 @@ def test_the_reports_in_chinese(tmp_path: Path) -> None:
     html = page(run, "report.html")
     assert 'lang="zh-CN"' in html
     assert "受监护的训练" in html
+
+
+def test_a_run_that_died_unsupervised_is_gone_on_with_where_that_is_asked_for(tmp_path: Path) -> None:
+    dying = ["--fault", "assert", "--at", "23"]
+    with pytest.raises(subprocess.CalledProcessError):
+        trained(tmp_path / "output", *dying)
+    run = supervised(tmp_path, options=["--adopt"])
+    assert run.code == 0, run.said
+    assert [Path(item["begun"]).name for item in run.of("attempt")] == ["checkpoint-20"]
+    assert run.final() == trained(tmp_path / "whole")
+
+
+def test_an_output_below_a_repository_is_refused_unless_that_is_wanted(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    refused = supervised(tmp_path)
+    assert refused.code == 2
+    assert "--allow-below-repository" in refused.said
+    assert not refused.output.exists()
+    assert supervised(tmp_path, options=["--allow-below-repository"]).code == 0
+
+
+def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
+    words = command_of(tmp_path, [])
+    words[words.index("--") + 1] = "torchrun"
+    bare = {**os.environ, "PATH": "/usr/bin:/bin"}
+    run = subprocess.run(words, cwd=tmp_path, env=bare, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert "torchrun is not on PATH" in run.stderr

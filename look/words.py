@@ -1,4 +1,4 @@
-"""The language of reports: English labels are the keys, `runners/zh/*.toml` holds the Chinese ones.
+"""The language of reports: English labels are the keys, `look/zh/*.toml` holds the Chinese ones.
 
 A label is what a reader reads: a title, a heading, a name of an axis, a head of a table, a state, a sentence. File
 names, options, code, numbers and what a command printed stay as they are. A catalogue has one line a label,
@@ -86,7 +86,7 @@ class Words:
             known = catalogue(self.lang)
             if text not in known:
                 raise UnknownLabel(
-                    f"no {self.lang} for the label {text!r}: add it to the report's file in runners/{self.lang}/ "
+                    f"no {self.lang} for the label {text!r}: add it to the report's file in look/{self.lang}/ "
                     f"({', '.join(path.name for path in files(self.lang))})"
                 )
             text = known[text]

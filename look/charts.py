@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
-from runners.axes import Axis, Point, feet, picture, room, rungs, spread
-from runners.markup import paragraph
-from runners.words import ENGLISH, Words
+from look.axes import Axis, Point, feet, picture, room, rungs, spread
+from look.markup import paragraph
+from look.words import ENGLISH, Words
 
 WIDTH = 480
 """Narrow, so that letters stay readable where a phone shrinks the picture."""

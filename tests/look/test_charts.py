@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from runners import charts
-from runners.axes import Axis, spread
-from runners.words import Words
+from look import charts
+from look.axes import Axis, spread
+from look.words import Words
 
 
 def test_lines_are_drawn_where_their_values_belong() -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from runners import words
-from runners.words import LANGUAGES, UnknownLabel, Words, catalogue, default_language, one_line
+from look import words
+from look.words import LANGUAGES, UnknownLabel, Words, catalogue, default_language, one_line
 
 ROOT = Path(words.__file__).resolve().parents[1]
-SOURCES = [*sorted((ROOT / "runners").rglob("*.py")), *sorted((ROOT / "demo").rglob("*.py"))]
+SOURCES = [path for name in ("look", "graft", "runners", "demo") for path in sorted((ROOT / name).rglob("*.py"))]
 SOURCES += [ROOT / "bench" / "closed_loop.py", *sorted((ROOT / "overlays/starVLA/starVLA/sagr").glob("stages.py"))]
 TABLES = {
     "runners/openvla_arms.py": ("Arm",),
@@ -32,6 +32,7 @@ DICTIONARIES = {
     "runners/oid/decomposition.py": ("UNITS",),
     "runners/reach_world/report.py": ("RATES",),
     "demo/infodyn_timeline.py": ("KINDS",),
+    "graft/timeline.py": ("STATES",),
     "demo/report.py": ("POLICIES",),
 }
 """Dictionaries whose values are labels."""
@@ -101,7 +102,7 @@ def test_a_label_is_looked_up_whatever_its_line_breaks() -> None:
 
 
 def test_an_unknown_label_is_an_error_that_names_label_and_file() -> None:
-    with pytest.raises(UnknownLabel, match=r"no zh for the label 'no such label'.*runners/zh/.*shared\.toml"):
+    with pytest.raises(UnknownLabel, match=r"no zh for the label 'no such label'.*look/zh/.*shared\.toml"):
         Words("zh")("no such label")
     with pytest.raises(ValueError, match="'fr' is not a language of reports: say en or zh"):
         Words("fr")

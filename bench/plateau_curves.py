@@ -42,6 +42,8 @@ class Case:
     noise: float
     phi: float
     epochs: int | None
+    scatter: float = 0.0
+    """Standard deviation of a logged value, in units of the losses, where the run ends."""
 
 
 def power(u: float, a: float, c: float) -> float:
@@ -197,10 +199,11 @@ def noise(draw: random.Random, rows: int, phi: float, held: bool) -> list[float]
     return values
 
 
-def case(seed: int, plateau: bool, held: bool, matters: float, noises: tuple[float, float]) -> Case:
+def case(seed: int, plateau: bool, held: bool, matters: float, noises: tuple[float, float], again: int = 0) -> Case:
     """One simulated run, the same for the same arguments.
 
     `noises`: the range of the logged values' standard deviation over the fall after the first tenth, log-uniform.
+    `again`: which noise: the same curve with noise of its own for each.
     """
     draw = random.Random(f"{seed} {plateau} {held}")
     while True:
@@ -229,6 +232,7 @@ def case(seed: int, plateau: bool, held: bool, matters: float, noises: tuple[flo
     # Noise that goes with the loss is of the size asked for where the curve ends.
     end = truth(1.0) - level
     losses = []
+    draw = random.Random(f"{seed} {plateau} {held} {again}") if again else draw
     for i, one in enumerate(noise(draw, rows, phi, held), 1):
         u = i / rows
         above = curve(u) - level
@@ -237,8 +241,8 @@ def case(seed: int, plateau: bool, held: bool, matters: float, noises: tuple[flo
             value += size * fall * draw.uniform(5, 30)
         losses.append(value)
     if not plateau:
-        return Case(family, losses, None, None, size, phi, epochs)
-    return Case(family, losses, onset, flat_from, size, phi, epochs)
+        return Case(family, losses, None, None, size, phi, epochs, size * fall)
+    return Case(family, losses, onset, flat_from, size, phi, epochs, size * fall)
 
 
 def least_favourable(seed: int, matters: float, noises: tuple[float, float]) -> Case:

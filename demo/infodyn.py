@@ -21,7 +21,8 @@ from runners.versions import versions_of
 
 CHECKOUT, ANALYST = Path("upstreams/LLaMA-Factory"), Path(".venvs/infodyn/bin/python")
 RUNNER, COUNTS = ("-m", "runners", "infodyn-llamafactory"), Path("demo/infodyn_counts.py")
-RUN = ("demo/infodyn_off.py", "runners/infodyn_llamafactory.py", "runners/analyze_oid.py", "runners/oid")
+RUN = ("demo/infodyn_off.py", "runners/infodyn_llamafactory.py", "runners/infodyn_toy.py")
+RUN += ("runners/analyze_oid.py", "runners/oid")
 CODE = (COUNTS, *map(Path, RUN))
 STAMP = "graft-environment.json"
 """What envs/build.py leaves in an environment that it made."""

@@ -1,7 +1,11 @@
 """The language of reports: English labels are the keys, `look/zh/*.toml` holds the Chinese ones.
 
 A label is what a reader reads: a title, a heading, a name of an axis, a head of a table, a state, a sentence. File
-names, options, code, numbers and what a command printed stay as they are. A catalogue has one line a label,
+names, options, code, numbers and what a command printed stay as they are.
+
+`--lang` and $GRAFT_LANG hold for pages of reports, charts, the live view of a run, and what `supervise --dry-run` and
+`supervise --list` explain. `--help`, errors, `python -m runners places`, the commands that a pipeline's `--dry-run`
+prints, and files for programs (JSON, CSV, logs) are English always. A catalogue has one line a label,
 
     "learning rate" = "学习率"
     "for {count} training runs" = "共 {count} 次训练"
@@ -17,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -38,20 +43,29 @@ class UnknownLabel(KeyError):
         return str(self.args[0])
 
 
+def spoken(word: str) -> str:
+    """The one of LANGUAGES that a locale or language tag (`zh_CN.UTF-8`, `zh-CN`) begins with, else `word` as it is."""
+    tag = re.split(r"[-_.@]", word, maxsplit=1)[0].lower()
+    return tag if tag in LANGUAGES else word
+
+
 def language(word: str) -> str:
-    """`word`, one of LANGUAGES. Raises argparse.ArgumentTypeError."""
-    if word not in LANGUAGES:
+    """The one of LANGUAGES that `word` begins with. Raises argparse.ArgumentTypeError."""
+    if (found := spoken(word)) not in LANGUAGES:
         raise argparse.ArgumentTypeError(f"{word!r} is not a language of reports: say {' or '.join(LANGUAGES)}")
-    return word
+    return found
 
 
 def default_language(environment: Mapping[str, str] | None = None) -> str:
-    """$GRAFT_LANG as it is; else `zh` in a Chinese locale (the first set of LC_ALL, LC_MESSAGES, LANG), else `en`."""
+    """What $GRAFT_LANG says, also where that is no language; else `zh` in a Chinese locale, else `en`.
+
+    The locale is the first set of LC_ALL, LC_MESSAGES and LANG.
+    """
     env = os.environ if environment is None else environment
     if chosen := env.get("GRAFT_LANG"):
-        return chosen
+        return spoken(chosen)
     locale = next((env[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if env.get(name)), "")
-    return "zh" if locale.startswith("zh") else "en"
+    return "zh" if spoken(locale) == "zh" else "en"
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,17 @@ if not __package__:
     # Called as a folder: its modules must not hide packages of the same name, such as lerobot.
     sys.path[0] = str(FOLDER.parent)
 
-from runners.table import BUILT_BY, ROOT, Runner, UnknownRunner, find, interpreter, overview  # noqa: E402
+from runners.table import (  # noqa: E402
+    BUILT_BY,
+    CALLER,
+    OLDEST,
+    ROOT,
+    Runner,
+    UnknownRunner,
+    find,
+    interpreter,
+    overview,
+)
 
 HERE = "GRAFT_HERE"
 
@@ -28,23 +38,44 @@ def interrupt(*_: object) -> None:
 
 def go_on(runner: Runner, arguments: Sequence[str]) -> int | None:
     """Replaces this process by one of the runner's own environment; returns where this one is it, or 2 without it."""
-    python = interpreter(runner.environment)
+    if runner.environment is None and sys.version_info >= OLDEST:
+        return None
+    name = runner.environment or "engine"
+    python = interpreter(name)
     if Path(sys.prefix).resolve() == python.parents[1].resolve():
         return None
     if not python.exists():
+        wanted = f"the environment {name}, and {python} is not there"
+        if runner.environment is None:
+            wanted = f"Python {'.'.join(map(str, OLDEST))} or later, and {sys.executable} is {sys.version.split()[0]}"
         print(
-            f"error: {runner.name} runs in the environment {runner.environment}, and {python} is not there: run "
-            f"`{BUILT_BY[runner.environment]}` in {ROOT}, or keep this interpreter with --here",
+            f"error: {runner.name} runs in {wanted}: run `{BUILT_BY[name]}` in {ROOT}, or keep this interpreter with "
+            "--here",
             file=sys.stderr,
         )
         return 2
+    if runner.environment is None:
+        os.environ[CALLER] = sys.executable
     print(f"{runner.name}: goes on in {python} (--here keeps this interpreter)", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os.execv(python, [str(python), str(FOLDER), "--here", runner.name, *arguments])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            return run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            # What is still to be written is written here, where a reader that is gone can be told from an error.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Who read what is printed has seen enough; the interpreter would complain when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def run(words: list[str]) -> int:
+    """Runs what `words` name, in this process or in its place; returns the exit code."""
     here = os.environ.get(HERE, "") not in ("", "0")
     while words[:1] == ["--here"]:
         here = bool(words.pop(0))
@@ -63,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         module = importlib.import_module(runner.module)
     except ModuleNotFoundError as error:
-        if (error.name or "runners").partition(".")[0] in ("runners", "look"):
+        if runner.environment is None or (error.name or "runners").partition(".")[0] in ("runners", "look"):
             raise
         print(
             f"error: {runner.name} needs {error.name}, which {sys.executable} lacks: leave --here out and it runs in "
@@ -76,10 +107,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # Who read what is printed has seen enough; the interpreter would complain when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Omega-ID of a run's expert pairs: what they hold redundantly, alone and together about a target, over epochs.
 
-    python -m runners analyze-oid --run-dir RUN [--probe-name P] [--top-n-experts 4] [--redundancy MMI|CCS] [--out DIR]
+    python -m runners analyze-oid --run-dir RUN --top-n-experts 4 --redundancy MMI
 
 Runs in the environment of `make infodyn`. Reads RUN/probes/P/epoch_N.pt.gz and writes RUN/oid_plots/P/: report.html,
 its pictures as SVG files, and atoms.csv. An analysis that was stopped goes on with the pairs that are left. With
@@ -23,6 +23,7 @@ from look.words import Words
 from look.words import add_option as add_language
 from runners import table
 from runners.oid.parallel import one_thread
+from runners.progress import View
 
 NAME = "analyze_oid"
 RANKS = {"gaussian": 4, "discrete": 1}
@@ -105,7 +106,11 @@ def run(options: argparse.Namespace, probe: str) -> int:
     kept = Kept(folder / FILE, key_of(options.run_dir / "probes" / probe, made))
     if kept.known:
         print(f"{probe}: {len(kept.known)} pairs are kept of an analysis that was stopped", file=sys.stderr)
-    analysis = replace(analyse(options.run_dir, probe, choice, settings, kept), made_with=made)
+    # On standard error: what is printed on the other is read by programs.
+    with View(NAME.replace("_", "-"), stream=sys.stderr, lang=options.lang) as view:
+        view.stage(probe, unit="pair")
+        view.note(f"reads {options.run_dir / 'probes' / probe}")
+        analysis = replace(analyse(options.run_dir, probe, choice, settings, kept, view.update), made_with=made)
     files = {"atoms.csv": csv_text(analysis.results, settings), **report_files(analysis, Words(options.lang))}
     try:
         write_files(folder, files)

@@ -1,12 +1,14 @@
 """Chooses how MuJoCo draws on a machine without a screen, by drawing: egl, osmesa, then glx under Xvfb.
 
     eval "$(python -m runners headless)"                     # export MUJOCO_GL=... for what follows
-    python -m runners headless -- python evaluate.py ...     # runs a command that can draw
-    python -m runners headless --gl osmesa --python .venvs/openvla/bin/python -- COMMAND ...
+    python -m runners headless -- python evaluate.py         # runs a command that can draw
+    python -m runners headless --gl osmesa --python .venvs/openvla/bin/python -- torchrun evaluate.py
 
-Draws in the interpreter of --python, which needs mujoco: by default the command's own, else this one, else one of
-.venvs/. Without a command it prints the variables as lines for a shell, and on the standard error why each way before
-did not do. glx needs a screen, an Xvfb that ends with the command: it is only for `headless -- COMMAND`.
+Runs in any Python from 3.10 on, and draws in the interpreter of --python, which needs mujoco. By default that is the
+first that has it of: the command's own (python, or what a program such as torchrun names in its first line), python on
+the PATH, the one that this was called with, and those of .venvs/. Without a command it prints the variables as lines
+for a shell, and on the standard error why each way before did not do. glx needs a screen, an Xvfb that ends with the
+command: it is only for `headless -- COMMAND`.
 With EGL and several devices MUJOCO_EGL_DEVICE_ID names one that draws, among those of CUDA_VISIBLE_DEVICES where
 robosuite is installed, which takes these numbers for EGL's.
 Writes nothing. Signals are passed on to the command; the Xvfb is ended with it.
@@ -18,60 +20,27 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from runners import foreground, table
+from runners.drawing import NoBackend, NoMujoco, Trial, lacks, trial_with, variables
+from runners.egl_devices import EGL_DEVICE, Devices, devices_with
+from runners.program_python import NoPython, python_of
+from runners.xvfb import screen
 
 ORDER = ("egl", "osmesa", "glx")
-PATIENCE = 120.0
-"""Seconds for one trial: software rendering on a slow machine imports and draws within twenty."""
-EGL_DEVICE, VISIBLE = "MUJOCO_EGL_DEVICE_ID", "CUDA_VISIBLE_DEVICES"
-
-# A red sphere before nothing: the picture has to hold both. Objects are freed before the interpreter ends, and the
-# process leaves at once, since EGL complains when contexts outlive it.
-TRIAL = """
-import os, mujoco
-model = mujoco.MjModel.from_xml_string(
-    "<mujoco><worldbody><light pos='0 0 3'/><geom type='sphere' size='.3' rgba='1 0 0 1'/>"
-    "<camera name='eye' pos='0 -1.5 0' xyaxes='1 0 0 0 0 1'/></worldbody></mujoco>")
-data = mujoco.MjData(model)
-mujoco.mj_forward(model, data)
-renderer = mujoco.Renderer(model, 64, 64)
-renderer.update_scene(data, camera="eye")
-picture = renderer.render()
-assert int(picture[32, 32, 0]) > int(picture[2, 2, 0]) + 30, "the picture is empty"
-print("drawn", flush=True)
-os._exit(0)
-"""
-
-DEVICES = """
-import importlib.util, json, os
-from mujoco.egl import egl_ext
-found = {"devices": len(egl_ext.eglQueryDevicesEXT()), "robosuite": importlib.util.find_spec("robosuite") is not None}
-print(json.dumps(found), flush=True)
-os._exit(0)
-"""
 
 REMEDIES = {
     "egl": "Debian: apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri; with a GPU its driver brings EGL",
     "osmesa": "Debian: apt-get install libosmesa6",
     "glx": "Debian: apt-get install xvfb libgl1 libgl1-mesa-dri",
 }
-
-Trial = Callable[[Mapping[str, str]], "str | None"]
-Devices = Callable[[], "Sequence[str | None]"]
-
-
-class NoBackend(Exception):
-    """Nothing draws; the message has every reason and remedy."""
 
 
 @dataclass(frozen=True)
@@ -92,87 +61,8 @@ class Backend:
     def environment(self) -> Iterator[dict[str, str]]:
         """The variables to run a command with; for glx an Xvfb runs as long as the context lasts."""
         with contextlib.ExitStack() as stack:
-            screen = stack.enter_context(_screen()) if self.name == "glx" else {}
-            yield self.variables | screen
-
-
-def variables(name: str) -> dict[str, str]:
-    """What MuJoCo and PyOpenGL are told for backend `name`."""
-    return {"MUJOCO_GL": name, "PYOPENGL_PLATFORM": name}
-
-
-def trial_with(python: Sequence[str]) -> Trial:
-    """A trial that draws in a process of the interpreter `python`; it returns why that failed, or None."""
-
-    def trial(environment: Mapping[str, str]) -> str | None:
-        said = _asked(python, TRIAL, environment)
-        return None if said.ok and "drawn" in said.text else said.why
-
-    return trial
-
-
-@dataclass(frozen=True)
-class _Said:
-    ok: bool
-    text: str
-    why: str
-
-
-def _asked(python: Sequence[str], script: str, environment: Mapping[str, str]) -> _Said:
-    """Runs `script` in a process of `python`."""
-    try:
-        run = subprocess.run(
-            [*python, "-c", script],
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=PATIENCE,
-        )
-    except subprocess.TimeoutExpired:
-        return _Said(False, "", f"nothing drawn within {PATIENCE:.0f} s")
-    except OSError as error:
-        return _Said(False, "", str(error))
-    last = [line for line in run.stderr.splitlines() if line.strip()][-1:] or ["no message"]
-    return _Said(run.returncode == 0, run.stdout, f"exit code {run.returncode}: {last[0].strip()}")
-
-
-def devices_with(python: Sequence[str], environment: Mapping[str, str] | None = None) -> Devices:
-    """The EGL devices to try in the interpreter `python`, in order; None leaves the choice to MuJoCo.
-
-    robosuite asserts that MUJOCO_EGL_DEVICE_ID is found in CUDA_VISIBLE_DEVICES, and without the first takes the second
-    for EGL's numbers (robosuite 1.4.1, `utils/binding_utils.py` and `renderers/context/egl_context.py`), where an empty
-    one or the name of a GPU is no number: then a number has to be said. Where it is not installed a device of
-    CUDA_VISIBLE_DEVICES comes first, so that pictures are drawn on the GPU that computes, and others after.
-
-    The function raises NoBackend where EGL has no device, or robosuite would take none of them.
-    """
-    env = os.environ if environment is None else environment
-
-    def devices() -> Sequence[str | None]:
-        visible = env.get(VISIBLE)
-        if env.get(EGL_DEVICE):
-            return [env[EGL_DEVICE]]
-        said = _asked(python, DEVICES, variables("egl"))
-        if not said.ok:
-            raise NoBackend(said.why)
-        found = json.loads(said.text.splitlines()[-1])
-        every = [str(number) for number in range(found["devices"])]
-        if not visible:
-            return [None, *every] if visible is None else every
-        listed = [number for number in every if number in visible.split(",")]
-        if not found["robosuite"]:
-            return [*listed, None, *(number for number in every if number not in listed)]
-        if not visible.replace(",", "").isdigit():
-            listed = [number for number in every if number in visible]
-        if not listed:
-            raise NoBackend(
-                f"{VISIBLE}={visible} names none of the {len(every)} EGL devices here, and robosuite takes no other"
-            )
-        return listed
-
-    return devices
+            drawn = stack.enter_context(screen()) if self.name == "glx" else {}
+            yield self.variables | drawn
 
 
 def choose(trial: Trial, order: Sequence[str] = ORDER, devices: Devices = lambda: [None]) -> Backend:
@@ -198,49 +88,31 @@ def choose(trial: Trial, order: Sequence[str] = ORDER, devices: Devices = lambda
     raise NoBackend(f"no way to draw without a screen works:{told}")
 
 
-@contextlib.contextmanager
-def _screen() -> Iterator[dict[str, str]]:
-    """An Xvfb on a display number of its own choosing, ended with the context.
+def backend_for(python: str, order: Sequence[str] = ORDER) -> Backend:
+    """The first backend in `order` with which the interpreter `python` draws.
 
-    Raises NoBackend where there is no Xvfb or it does not start.
+    Raises NoMujoco where it has no mujoco, NoBackend where nothing draws.
     """
-    program = shutil.which("Xvfb")
-    if program is None:
-        raise NoBackend("Xvfb is not installed")
-    reads, writes = os.pipe()
-    try:
-        server = subprocess.Popen(
-            [program, "-displayfd", str(writes), "-screen", "0", "1280x1024x24", "-nolisten", "tcp"],
-            pass_fds=(writes,),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-    finally:
-        os.close(writes)
-    try:
-        with os.fdopen(reads, encoding="ascii") as answer:
-            display = answer.readline().strip()
-        if not display:
-            said = (server.communicate()[1] or b"").decode(errors="replace").strip().splitlines()[-1:]
-            raise NoBackend(f"Xvfb did not start: {''.join(said) or 'no message'}")
-        yield {"DISPLAY": f":{display}"}
-    finally:
-        server.terminate()
-        server.wait()
-        if server.stderr is not None:
-            server.stderr.close()
+    if why := lacks(python):
+        raise NoMujoco(f"{python} {why}: `{python} -m pip install mujoco` there, or take another interpreter")
+    return choose(trial_with([python]), order, devices_with([python]))
 
 
 def interpreter_for(command: Sequence[str]) -> str | None:
-    """The first interpreter with mujoco: that of `command`, this one, those of .venvs/; None where none has it."""
-    own = shutil.which(command[0]) if command and Path(command[0]).name.startswith("python") else None
-    there = [str(path) for path in map(table.interpreter, ("openvla", "LLaMA-Factory")) if path.exists()]
-    script = "import importlib.util, sys; sys.exit(importlib.util.find_spec('mujoco') is None)"
-    return next(
-        (python for python in (own, sys.executable, *there) if python and _asked([python], script, {}).ok), None
-    )
+    """The first interpreter with mujoco: that of `command`, PATH's, the caller's, those of .venvs/; None where none
+    has it.
+    """
+    return next((python for python in dict.fromkeys(_interpreters(command)) if lacks(python) is None), None)
+
+
+def _interpreters(command: Sequence[str]) -> Iterator[str]:
+    if command:
+        # What is no Python's program draws with whatever Python it calls, which is PATH's most of the time.
+        with contextlib.suppress(NoPython, OSError):
+            yield python_of(command[0], Path.cwd(), os.environ.get("PATH"))
+    yield from filter(None, map(shutil.which, ("python", "python3")))
+    yield os.environ.get(table.CALLER) or sys.executable
+    yield from (str(path) for path in map(table.interpreter, table.BUILT_BY) if path.exists())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -259,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("error: no interpreter with mujoco: name one with --python (`make openvla` builds one)", file=sys.stderr)
         return 2
     try:
-        backend = choose(trial_with([python]), (options.gl,) if options.gl else ORDER, devices_with([python]))
+        backend = backend_for(python, (options.gl,) if options.gl else ORDER)
         for name, why in backend.refused.items():
             print(f"{name} does not draw here: {why}", file=sys.stderr)
         print(f"{backend.name} draws in {python}", file=sys.stderr, flush=True)
@@ -273,8 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with backend.environment() as environment:
             return foreground.run(command, environment)
     except NoBackend as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        lacking = isinstance(error, NoMujoco)
+        print(f"error: {error}{' with --python' if lacking else ''}", file=sys.stderr)
+        return 2 if lacking else 1
     except OSError as error:
         print(f"error: {command[0]} does not start: {error}", file=sys.stderr)
         return 127

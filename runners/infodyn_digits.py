@@ -1,6 +1,7 @@
 """Schedules and experts compared on scikit-learn's digits in four tasks: accuracy, forgetting, PI, experts used.
 
-    python -m runners infodyn-digits [--json] [--seeds 5] [--arms "dynamic, memory" ...] [--work DIR] [--no-probes]
+    python -m runners infodyn-digits --seeds 5 --jobs 2
+    python -m runners infodyn-digits --json --no-probes --arms "blocks, linear" "dynamic, memory"
 
 Runs in the environment of `make infodyn`, which has scikit-learn and omegaid. Writes report.html and results.json to
 --work; each finished run is kept there, and the same command goes on where a stopped comparison was. The runs
@@ -26,7 +27,7 @@ import torch
 from bench.measure import machine
 from look.words import Words
 from look.words import add_option as add_language
-from runners import places, table
+from runners import places, places_options, room, table
 from runners.digests import write_whole
 from runners.digits import data
 from runners.digits.data import TASKS
@@ -35,7 +36,10 @@ from runners.digits.probing import analysed, pictures_in, probed_run
 from runners.digits.report import Picture, page
 from runners.digits.results import ARMS, DECIDED, MEASURES, Results, decided, name_of
 from runners.digits.training import Settings
+from runners.processes import Busy, sole
+from runners.progress import View
 from runners.versions import versions_of
+from runners.work_folder import claim
 
 NAME = "infodyn_digits"
 SIZE = 256 << 20
@@ -118,7 +122,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=defaults.steps, help=f"a choice, default {defaults.steps}")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--no-probes", action="store_true", help="leave the probes and their analysis out")
-    places.add_options(parser, NAME, also=["--out"], data=False, hub=False)
+    places_options.add_options(parser, NAME, also=["--out"], data=False, hub=False)
     add_language(parser)
     options = parser.parse_args(arguments)
     if options.seeds < 1 or options.jobs < 1 or options.steps < 1:
@@ -137,20 +141,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         here = places.resolve(options, NAME)
-        places.refuse_below(here, {"--work": SIZE})
-        places.need(here.work, SIZE, "the comparison")
-    except places.Refused as error:
+        room.refuse_below(here, {"--work": SIZE})
+        room.need(here.work, SIZE, "the comparison")
+        claim(here.work)
+        with sole(here.work):
+            return compare(options, here.work)
+    except (places.Refused, Busy) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    out = here.work
+
+
+def trained(pairs: Sequence[tuple[Arm, int]], settings: Settings, options: argparse.Namespace, out: Path) -> list[Any]:
+    """What each run found, in the order of `pairs`."""
+    count, found = len(pairs), []
+    with ProcessPoolExecutor(options.jobs, initializer=one_thread) as pool:
+        # Before the view has a thread: a fork would copy what that one holds.
+        runs = pool.map(kept_run, *zip(*pairs, strict=True), [settings] * count, [out / "kept"] * count)
+        # On standard error: what is printed on the other is read by programs.
+        with View(out.name, stream=sys.stderr, lang=options.lang) as view:
+            view.stage("infodyn-digits", count, "run")
+            view.update(0)
+            for (arm, seed), run in zip(pairs, runs, strict=True):
+                found.append(run)
+                view.update(len(found))
+                view.note(f"{name_of(arm)}, seed {seed}")
+    return found
+
+
+def compare(options: argparse.Namespace, out: Path) -> int:
+    """Trains what `out` does not hold yet, and writes results.json and report.html there; returns the exit code."""
     began, resumed = time.perf_counter(), (out / "kept").exists()
     settings = Settings(choices=options.choices, steps=options.steps)
     arms = [arm for arm in ARMS if name_of(arm) in options.arms]
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     pairs = [(arm, seed) for seed in seeds for arm in arms]
-    with ProcessPoolExecutor(options.jobs, initializer=one_thread) as pool:
-        count = len(pairs)
-        found = list(pool.map(kept_run, *zip(*pairs, strict=True), [settings] * count, [out / "kept"] * count))
+    found = trained(pairs, settings, options, out)
     runs: dict[Arm, dict[int, Any]] = {arm: {} for arm in arms}
     for (arm, seed), run in zip(pairs, found, strict=True):
         runs[arm][seed] = run

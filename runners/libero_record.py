@@ -15,12 +15,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from runners import places, table
-from runners.headless import NoBackend
+from runners import places, places_options, room, table
+from runners.drawing import NoBackend
 from runners.libero_world.simulator import add_options, simulated
 from runners.libero_world.task import GROWS, LIMITS
-from runners.places import Refused, claim
+from runners.places import Refused
 from runners.processes import Busy
+from runners.work_folder import claim
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--limit", type=int, metavar="N", help="demonstrations of each task; default: all")
     options.add_argument("--keep-failures", action="store_true", help="also replays that do not end in success")
     add_options(options)
-    places.add_data_options(options, also=["--out"])
+    places_options.add_data_options(options, also=["--out"])
     return options
 
 
@@ -45,7 +46,7 @@ def folder_in(here: places.Places, demos: list[Path]) -> Path:
     if here.data_root is None:
         raise Refused("where shall the data set lie? Name training's data_root_dir with --data-root or GRAFT_DATA_ROOT")
     files = [file for path in demos for file in (path.rglob("*.hdf5") if path.is_dir() else [path])]
-    places.refuse_below(here, {"--data-root": GROWS * sum(file.stat().st_size for file in files)})
+    room.refuse_below(here, {"--data-root": GROWS * sum(file.stat().st_size for file in files)})
     return here.data_root
 
 

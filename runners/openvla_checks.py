@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from runners.hub import downloaded, fetching
 from runners.libero_assets import Unusable, missing_assets
 from runners.openvla_checkpoint import NoCheckpoint, config_statistics, require_suite, statistics_of
 from runners.openvla_plan import Plan
-from runners.places import Places, Refused, downloaded, refuse_below
+from runners.places import Places, Refused
+from runners.room import refuse_below
 
 
 def folder(path: str, option: str, remedy: str) -> Path:
@@ -51,7 +53,7 @@ def check(plan: Plan, places: Places) -> None:
         except NoCheckpoint as error:
             raise Refused(str(error)) from None
     written = {"--work": None if plan.size is None else plan.size * len(plan.arms) * len(plan.seeds)}
-    refuse_below(places, written if model is not None else {**written, "--hf-home": None})
+    refuse_below(places, written if plan.size is not None else {**written, "--hf-home": None})
 
 
 def refuse_guard_of_new_task(plan: Plan) -> None:
@@ -114,11 +116,10 @@ def _statistics(plan: Plan, places: Places, asked: list[str]) -> tuple[dict[str,
     if (model := plan.local_model()) is not None:
         return statistics_of(model, plan.statistics), model
     if (snapshot := downloaded(plan.vla_path, places.hub)) is None:
-        fetch = f"{Path(plan.python).with_name('huggingface-cli')} download {plan.vla_path} config.json"
         raise NoCheckpoint(
             f"{plan.vla_path} is not in {places.hub}, so nobody knows whether its config.json has action statistics "
-            f"(norm_stats) for {', '.join(asked)}: fetch that file first (`HF_HOME={places.hf_home} {fetch}`), or name "
-            "the model's folder with --vla-path"
+            f"(norm_stats) for {', '.join(asked)}: fetch the model first "
+            f"(`{fetching(plan.vla_path, places, plan.python)}`), or name its folder with --vla-path"
         )
     # By a name on the hub upstream reads no dataset_statistics.json.
     return config_statistics(snapshot), snapshot

@@ -14,7 +14,7 @@ from runners.digests import commit_of
 from runners.openvla_arms import Arm
 from runners.openvla_plan import Plan
 from runners.openvla_scores import ArmScores, Score, Unreadable, read_score, results_in, scores_of
-from runners.stages import Outcome
+from runners.stage import Outcome
 
 if sys.version_info >= (3, 11):
     import tomllib

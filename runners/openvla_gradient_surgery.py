@@ -4,9 +4,15 @@
         --dataset-name libero_spatial_no_noops --general-suites libero_object --arms all --seeds 0,1,2 \\
         --probe-dataset libero_object_no_noops
 
-Needs `make openvla`, an openvla model and RLDS data sets. Every stage is a native command of the grafted checkout, and
-is skipped while nothing that it depends on has changed: to resume, run the same command again. Below --work lies a
-folder named for model and data set, with a folder a stage (its log.txt, its record stage.json) and report.html.
+Needs `make openvla`, an openvla model and RLDS data sets. Every stage is a native command of the grafted checkout. To
+resume, run the same command again: a stage that is done is skipped while nothing that it depends on has changed, and an
+evaluation that was stopped goes on at its next task. A training that was stopped loses its steps: finetune.py saves no
+optimizer state, and is run to save at its end only; what it wrote is moved aside to NAME.before-1. Where --max-steps do
+not fit into a limit of wall time, this runner cannot train: take the native command from --dry-run, lower its
+--save_steps, and run it with `python -m runners supervise -- COMMAND`, which goes on from the weights of the last
+checkpoint with a new optimizer state. What it trains is measured by hand; no comparison here takes it.
+Below --work lies a folder named for model and data set, with a folder a stage (its log.txt, its record stage.json) and
+report.html.
 Exit codes: 0 all done, 1 a stage failed (the report names it), 2 bad options, 130 interrupted.
 """
 
@@ -25,17 +31,23 @@ from look.words import Words
 from look.words import add_option as add_language
 from runners import table
 from runners.digests import Digests, write_whole
-from runners.headless import ORDER, Backend, NoBackend, choose, devices_with, trial_with
+from runners.drawing import NoBackend
+from runners.headless import ORDER, Backend, backend_for
+from runners.hub import not_checked
 from runners.openvla_arms import ARMS, UnknownArm
 from runners.openvla_facts import gather
 from runners.openvla_options import add_run_options, plan_of, state_of
 from runners.openvla_plan import KINDS, Plan
 from runners.openvla_report import page
 from runners.openvla_stages import all_stages
-from runners.places import Refused, add_options, claim, resolve
+from runners.places import Refused, resolve
+from runners.places_options import add_options
 from runners.processes import Busy, sole
 from runners.progress import View
-from runners.stages import BLOCKED, FAILED, Engine, Outcome, Stage, need_room
+from runners.stage import BLOCKED, FAILED, Outcome, Stage
+from runners.stage_room import need_room
+from runners.stages import Engine
+from runners.work_folder import claim
 
 NAME = "openvla_gradient_surgery"
 GL = "gl.txt"
@@ -60,7 +72,7 @@ def drawing(plan: Plan, choice: str, engine: Engine, stack: contextlib.ExitStack
         if all(engine.holds(stage) for stage in all_stages(known) if stage.kind == "eval"):
             return known
     order = (choice,) if choice != "auto" else ORDER
-    backend = choose(trial_with([plan.python]), order, devices_with([plan.python]))
+    backend = backend_for(plan.python, order)
     for name, why in backend.refused.items():
         engine.say(f"    GL: {name} does not draw here: {why}")
     engine.say(f"    GL: {backend.name}")
@@ -126,6 +138,8 @@ def main(arguments: list[str] | None = None) -> int:
             digests = Digests(plan.home / "digests.json")
             plan, made_with = state_of(plan, digests)
             engine = Engine(digests, lock=lock, view=view)
+            if plan.size is None:
+                engine.say(not_checked(plan.vla_path))
             need_room(engine, [stage for stage in all_stages(plan) if stage.kind in wanted])
             outcomes = run(plan, engine, wanted, options.gl)
             bad = bad_stages(outcomes, wanted)
@@ -139,7 +153,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: stages that are done are kept, run the same command again", file=sys.stderr)
+        print(
+            "interrupted: run the same command again; stages that are done are kept, evaluations go on, and a training "
+            "begins anew",
+            file=sys.stderr,
+        )
         return 130
     if bad:
         print(f"error: did not end well: {', '.join(stage.name for stage in bad)}", file=sys.stderr)

@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 
 from runners.digests import Digests, checkout_state, commit_of
+from runners.hub import model_size
 from runners.openvla_arms import arms_of
 from runners.openvla_checks import check, check_evaluation, folder, refuse_guard_of_new_task
 from runners.openvla_plan import KINDS, OWNED, Plan
-from runners.places import Places, Refused, model_size
+from runners.places import Places, Refused
 from runners.versions import versions_of
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,7 +12,7 @@ from runners.means import in_words
 from runners.openvla_arms import ARMS
 from runners.openvla_facts import Facts
 from runners.openvla_pictures import bars, icsm, norms, steering
-from runners.stages import LEFT_OUT, Outcome
+from runners.stage import LEFT_OUT, Outcome
 
 
 def score_table(facts: Facts, words: Words) -> str:

@@ -17,7 +17,7 @@ from runners.openvla_arms import Arm
 from runners.openvla_checkpoint import trained_in, view
 from runners.openvla_plan import HERE, KINDS, Plan
 from runners.openvla_scores import results_in, why_unusable
-from runners.stages import Stage
+from runners.stage import Stage
 from runners.table import command
 
 EVAL = "experiments/robot/libero/run_libero_eval.py"
@@ -139,7 +139,7 @@ def train_stage(plan: Plan, arm: Arm, seed: int) -> Stage:
         needs=needs,
         metrics=["runs/*/metrics.jsonl", "wandb/offline-run-*/*.wandb"],
         total=plan.max_steps,
-        anew="finetune.py saves neither the optimizer's state nor the data loader's: it cannot go on",
+        anew="finetune.py saves neither the optimizer's state nor the data loader's: it cannot go on (see --help)",
         check=functools.partial(_no_checkpoint, runs),
     )
 
@@ -200,6 +200,7 @@ def eval_stage(plan: Plan, arm: str, seed: int | None, suite: str) -> Stage:
         resume=None if other else functools.partial(going_on, plan, command, folder / "logs"),
         anew="nothing is known of how its command would go on" if other else "",
         figures=functools.partial(played, folder / "logs"),
+        unit="episode",
         check=lambda: why_unusable(results_in(folder / "logs")),
     )
 

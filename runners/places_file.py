@@ -22,11 +22,18 @@ class BadPlaces(Exception):
 def read(path: Path) -> Mapping[str, str | bool]:
     """The keys of `path` that are set: folders as absolute paths, `~` filled in.
 
-    Raises BadPlaces for what is no TOML, an unknown key, a value of another type, and a relative path.
+    Raises BadPlaces for what is no TOML, an unknown key, a value of another type, a relative path, and a Python 3.10
+    without the package tomli.
     """
-    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        found = toml.loads(path.read_text(encoding="utf-8"))
+        toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    except ModuleNotFoundError:
+        raise BadPlaces(
+            f"{path}: {sys.executable} cannot read TOML: `{sys.executable} -m pip install tomli`, or take Python 3.11"
+        ) from None
+    try:
+        # Editors of other systems put a byte order mark before the first line.
+        found = toml.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise BadPlaces(f"{path}: {error.strerror or error}: name a file that can be read with GRAFT_PLACES") from None
     except ValueError as error:
@@ -48,13 +55,29 @@ def _value(path: Path, key: str, value: object) -> str | bool:
         if complaint := no_address(value):
             raise BadPlaces(f"{path}: {key} = {value!r}: {complaint}")
         return value
-    folder = Path(value).expanduser()
-    if not folder.is_absolute():
+    return str(absolute(value, f"{path}: {key} = {value!r}", "leave the line out for the default"))
+
+
+def expanded(text: str, named: str) -> Path:
+    """The path `text`, `~` filled in; `named` tells where it stands. Raises BadPlaces for an unknown user's `~`."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise BadPlaces(f"{named}: nobody here is called {Path(text).parts[0][1:]}: write the whole path") from None
+
+
+def absolute(text: str, named: str, otherwise: str) -> Path:
+    """The same where it is kept for later, and has to be absolute; `otherwise` is the other remedy.
+
+    Raises BadPlaces.
+    """
+    path = expanded(text, named)
+    if not path.is_absolute():
         raise BadPlaces(
-            f"{path}: {key} = {value!r} is no absolute path, and from which folder it is meant nobody knows: begin it "
-            "with / or ~, or leave the line out for the default"
+            f"{named} is no absolute path, and from which folder it is meant nobody knows: begin it with / or ~, or "
+            f"{otherwise}"
         )
-    return str(folder)
+    return path
 
 
 def no_address(text: str) -> str | None:

@@ -1,9 +1,12 @@
 """Shows where data, models, caches and runs lie, why there, how much room is there, and what a command would be told.
 
-    python -m runners places [--work DIR] [--offline] ...
+    python -m runners places
+    python -m runners places --work DIR --offline            # what these options would change
 
 Each place is taken from an option, else an environment variable, else runners/places.toml (copy
-runners/places.example.toml), else the default. Writes nothing, runs in any Python, and needs no network.
+runners/places.example.toml), else the default. A relative HF_HOME or HF_HUB_CACHE is
+taken from this folder, as the hub's library does, and told to commands as an absolute path; every other variable has to
+be absolute. Writes nothing, runs in any Python from 3.10 on, and needs no network.
 Exit codes: 0, or 2 where the places cannot be used (the message names file, key and remedy).
 """
 
@@ -12,7 +15,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 
-from runners.places import FILE, Places, Refused, add_options, free, in_words, repository_above, resolve
+from runners.places import FILE, Places, Refused, resolve
+from runners.places_options import add_options
+from runners.room import free, in_words, repository_above
 from runners.table import parser
 
 

@@ -7,25 +7,20 @@ is as before. A pipe, a file, a log of Slurm or CI, TERM=dumb and NO_COLOR get l
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import re
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
 from look.words import Words
+from runners.cells import ambiguous_are_wide, clean, encodable
+from runners.progress_block import FINE, Block, is_terminal, size_of
+from runners.rate import Rate, clock_time
 
 PAINT = 0.25
 """Least seconds between two paintings of the block; each second it is painted for the clock alone."""
-SAMPLES = 30
-"""Last changes of the step from which the time left is told: a pause long ago (an evaluation) is forgotten."""
-PLAIN = ("NO_COLOR", "CI")
-"""Variables that, when set, ask for plain lines on a terminal too."""
 LABELS = {
     "loss": "loss",
     "eval_loss": "evaluation loss",
@@ -35,27 +30,14 @@ LABELS = {
     "success": "success",
     "epoch": "epoch",
 }
-ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\^_])|[\x00-\x08\x0b-\x1f\x7f]")
-
-
-class Rate:
-    """Steps a second over the last SAMPLES changes of the step."""
-
-    def __init__(self) -> None:
-        self.seen: deque[tuple[float, int]] = deque(maxlen=SAMPLES)
-
-    def add(self, now: float, step: int) -> None:
-        if self.seen and step < self.seen[-1][1]:
-            self.seen.clear()  # a run that went on from a checkpoint
-        if not self.seen or step > self.seen[-1][1]:
-            self.seen.append((now, step))
-
-    def left(self, now: float, total: int) -> float | None:
-        """Seconds until `total`; None before two steps were seen."""
-        if len(self.seen) < 2:
-            return None
-        (first, low), (last, high) = self.seen[0], self.seen[-1]
-        return max(0.0, (total - high) * (last - first) / (high - low) - (now - last))
+UNITS = {
+    "step": ("step {step}", "step {step} of {total}"),
+    "episode": ("episode {step}", "episode {step} of {total}"),
+    "demonstration": ("demonstration {step}", "demonstration {step} of {total}"),
+    "run": ("run {step}", "run {step} of {total}"),
+    "pair": ("pair {step}", "pair {step} of {total}"),
+}
+"""What can be counted: without and with a total."""
 
 
 class View:
@@ -78,8 +60,8 @@ class View:
         self.title, self.every, self.stages, self.clock = title, every, stages, clock
         self.stream: TextIO = sys.stdout if stream is None else stream
         self.words = Words(lang)
-        wants = is_terminal(self.stream)
-        self.live = wants and importlib.util.find_spec("rich") is not None
+        self.live = is_terminal(self.stream)
+        self._wide = ambiguous_are_wide(lang)
         self.gone: OSError | None = None
         self._lock = threading.RLock()
         self._over = threading.Event()
@@ -88,11 +70,9 @@ class View:
         self._painted = float("-inf")
         self._dirty = self._reached = False
         self._clear("")
-        if wants and not self.live:
-            self.say(self.words("no live view: rich is not installed (pip install -r requirements.txt)"))
 
-    def _clear(self, name: str) -> None:
-        self._name, self._note = name, ""
+    def _clear(self, name: str, unit: str = "step") -> None:
+        self._name, self._note, self._unit = name, "", unit
         self._step: int | None = None
         self._total: int | None = None
         self._values: dict[str, float] = {}
@@ -112,13 +92,13 @@ class View:
             self._thread.join()
         self.end()
 
-    def stage(self, name: str, total: int | None = None) -> None:
-        """A stage begins, and the one before has ended. `total`: its steps."""
+    def stage(self, name: str, total: int | None = None, unit: str = "step") -> None:
+        """A stage begins, and the one before has ended. `total`: its steps, or of what else `unit` says."""
         self.end()
         with self._lock:
             if not self._reached:
                 self._number += 1
-            self._clear(name)
+            self._clear(name, unit)
             self._total, self._reached, self._dirty = total, False, True
 
     def reach(self) -> None:
@@ -185,17 +165,24 @@ class View:
             [self.words("stage {number} of {count}", number=self._number, count=self.stages), self._name]
         )
 
-    def _figures(self) -> list[str]:
+    def _counted(self) -> list[str]:
+        if self._step is None:
+            return []
+        alone, of = UNITS[self._unit]
+        if not self._total:
+            return [self.words(alone, step=f"{self._step:,}")]
+        told = self.words(of, step=f"{self._step:,}", total=f"{self._total:,}")
+        return [f"{told} ({100 * self._step / self._total:.0f} %)"]
+
+    def _measured(self) -> list[str]:
         found = []
-        if self._step is not None and self._total:
-            share = f"{100 * self._step / self._total:.0f} %"
-            found.append(self.words("step {step} of {total}", step=f"{self._step:,}", total=f"{self._total:,}"))
-            found[-1] += f" ({share})"
-        elif self._step is not None:
-            found.append(self.words("step {step}", step=f"{self._step:,}"))
         for name, value in self._values.items():
             label = self.words(LABELS[name]) if name in LABELS else name.replace("_", " ")
             found.append(f"{label} {100 * value:.1f} %" if name == "success" else f"{label} {value:.4g}")
+        return found
+
+    def _figures(self) -> list[str]:
+        found = [*self._counted(), *self._measured()]
         return found or ([self._note] if self._note and not self.live else [])
 
     def _times(self) -> list[str]:
@@ -209,7 +196,10 @@ class View:
 
     def _paint(self) -> None:
         columns, rows = size_of(self.stream)
-        lines = self._block(columns - 1)[: max(1, rows - 1)]
+        known = (self._counted(), self._measured(), self._times(), self._note)
+        block = Block(self.title, self._head(), self._step, self._total, *known)
+        fine = not self._wide and encodable("".join(FINE), self.stream)
+        lines = block.lines(columns - 1, max(1, rows - 1), fine=fine, wide=self._wide)
         self._write(
             (f"\r\x1b[{self._rows}A" if self._rows else "\r") + "".join(f"{e}\x1b[K\n" for e in lines) + "\x1b[J"
         )
@@ -220,22 +210,6 @@ class View:
         rows, self._rows = self._rows, 0
         return f"\r\x1b[{rows}A\x1b[J" if rows else ""
 
-    def _block(self, width: int) -> list[str]:
-        """The block's lines, none wider than `width` cells, with their colours."""
-        fine = encodable("━─…·›", self.stream)
-        dot, arrow = (" · ", "› ") if fine else (", ", "> ")
-        head = dot.join(part for part in (self.title, self._head()) if part)
-        lines = [f"\x1b[1m{cut(head, width, fine)}\x1b[0m"]
-        if self._step is not None and self._total:
-            length = min(width, 60)
-            full = min(length, length * self._step // self._total)
-            done, rest = ("━" * full, "─" * (length - full)) if fine else ("#" * full, "." * (length - full))
-            lines.append(f"\x1b[32m{done}\x1b[0;2m{rest}\x1b[0m")
-        lines += [cut(line, width, fine) for line in wrapped([*self._figures(), *self._times()], dot, width)]
-        if self._note:
-            lines.append(f"\x1b[2m{cut(arrow + self._note, width, fine)}\x1b[0m")
-        return lines
-
     def _write(self, text: str) -> None:
         if self.gone is not None or not text:
             return
@@ -245,65 +219,3 @@ class View:
             self.stream.flush()
         except OSError as error:
             self.gone = error
-
-
-def is_terminal(stream: TextIO) -> bool:
-    """Whether a block can be painted over itself there."""
-    if any(os.environ.get(name) for name in PLAIN) or os.environ.get("TERM", "") in ("", "dumb"):
-        return False
-    return stream.isatty()
-
-
-def size_of(stream: TextIO) -> tuple[int, int]:
-    """Columns and rows; a terminal that does not know gets 80 and 24."""
-    try:
-        columns, rows = os.get_terminal_size(stream.fileno())
-    except OSError:
-        columns = rows = 0
-    return max(columns or 80, 8), max(rows or 24, 2)
-
-
-def encodable(text: str, stream: TextIO) -> bool:
-    try:
-        text.encode(getattr(stream, "encoding", None) or "utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def clean(text: str) -> str:
-    """`text` without escape sequences and control characters, carriage returns as a terminal would leave them."""
-    shown = (line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))
-    return "\n".join(ESCAPES.sub("", line) for line in shown).expandtabs(4)
-
-
-def cut(text: str, width: int, fine: bool = True) -> str:
-    """`text` in at most `width` cells; a Chinese character takes two."""
-    from rich.cells import cell_len, set_cell_size
-
-    if cell_len(text) <= width:
-        return text
-    end = "…" if fine else "~"
-    return set_cell_size(text, max(0, width - 1)).rstrip() + end
-
-
-def wrapped(fields: list[str], between: str, width: int) -> list[str]:
-    """`fields` on as few lines as they fit on, none of them broken."""
-    from rich.cells import cell_len
-
-    lines: list[str] = []
-    for field in fields:
-        if lines and cell_len(lines[-1] + between + field) <= width:
-            lines[-1] += between + field
-        else:
-            lines.append(field)
-    return lines
-
-
-def clock_time(seconds: float) -> str:
-    """`m:ss`, `h:mm:ss`, and from a day on `2 d 3:04:05`."""
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    short = f"{hour}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
-    return f"{days} d {short}" if days else short

@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from runners.progress import View, clean
+from runners.cells import clean
+from runners.progress import View
 
 SHOWN = ("loss", "eval_loss", "learning_rate", "drift", "success")
 TAIL = 8192

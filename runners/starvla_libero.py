@@ -1,7 +1,7 @@
 """A trained SA-GR policy on LIBERO, with depth, against what each of its parts adds; the target moved in mid-chunk.
 
     python -m runners starvla-libero --suite libero_goal \\
-        --baseline RUN/final_model/pytorch_model.pt --anchor RUN/... --feedback RUN/...
+        --baseline A/final_model/pytorch_model.pt --anchor B/final_model/pytorch_model.pt
 
 Needs `make openvla`, which has LIBERO, and `make starvla`, in which each policy is a process of its own. Several
 checkpoints of an option are training seeds, in order. The arms guidance, replanning and replanning_alone play the
@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from look.words import add_option as add_language
-from runners import places, table
-from runners.headless import NoBackend
+from runners import places, places_options, room, table
+from runners.drawing import NoBackend
 from runners.libero_world.simulator import add_options, simulated
-from runners.places import Refused, claim, same_settings
+from runners.places import Refused
 from runners.processes import Busy
+from runners.work_folder import claim, same_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "starvla_libero"
@@ -80,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--policy-python", type=Path, default=ROOT / ".venvs" / "starVLA" / "bin" / "python", metavar="FILE"
     )
-    places.add_options(options, NAME, data=False)
+    places_options.add_options(options, NAME, data=False)
     add_language(options)
     return options
 
@@ -121,8 +122,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         arms = check(options)
         here = places.resolve(options, NAME)
-        places.refuse_below(here, {"--work": LOGS})
-        places.need(here.work, LOGS, "the evaluation")
+        room.refuse_below(here, {"--work": LOGS})
+        room.need(here.work, LOGS, "the evaluation")
         # The policies are processes of their own, and take what this one has.
         os.environ.update(here.environment())
         options.work = here.work

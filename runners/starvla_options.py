@@ -7,7 +7,9 @@ import dataclasses
 from pathlib import Path
 
 from runners.digests import Digests, checkout_state
-from runners.places import Places, Refused, model_size, refuse_below
+from runners.hub import model_size
+from runners.places import Places, Refused
+from runners.room import refuse_below
 from runners.starvla_plan import OWNED, Plan, recipes
 from runners.versions import versions_of
 
@@ -72,6 +74,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="a key of upstream's configuration, as in trainer.learning_rate.base=1e-4, for one stage or for all",
     )
     how.add_argument("--stages", default="all", metavar="A,B", help="only these; others are kept where they hold")
+    how.add_argument(
+        "--resume-inside",
+        action="store_true",
+        help="a stage that was stopped goes on from its last checkpoint (save_interval) instead of anew: with its "
+        "weights and step, but a new optimizer state and order of data, so that it ends with other weights than in one "
+        "go; its record says so",
+    )
     how.add_argument("--name", default="run", help="of this run, its folder below --work; default %(default)s")
     how.add_argument("--dry-run", action="store_true", help="print every command and run none")
 
@@ -98,12 +107,14 @@ def plan_of(options: argparse.Namespace, places: Places) -> Plan:
     if not model.is_dir() and options.base_vlm.startswith(("/", ".", "~")):
         raise Refused(f"{options.base_vlm} is not there: name a folder or a model on the hub with --base-vlm")
     config = None if options.cpu else Path(options.accelerate_config or checkout / DEEPSPEED).absolute()
+    base_vlm = str(model.absolute()) if model.is_dir() else options.base_vlm
+    size = model_size(base_vlm, places.hub)
     plan = Plan(
         home=places.work / options.name,
         checkout=checkout,
         python=str(Path(options.python).expanduser().absolute()),
         config_yaml=_there(options.config_yaml, "--config-yaml", "write one as starVLA's examples have them"),
-        base_vlm=str(model.absolute()) if model.is_dir() else options.base_vlm,
+        base_vlm=base_vlm,
         data_root=data_root,
         data_mix=options.data_mix,
         steps=steps_of(options.steps, names),
@@ -116,12 +127,13 @@ def plan_of(options: argparse.Namespace, places: Places) -> Plan:
         data_sets=data_sets,
         cpu=options.cpu,
         nproc=options.nproc,
-        size=model_size(options.base_vlm, places.hub),
+        size=size,
         accelerate_config=config,
+        inside=options.resume_inside,
         extra=extras(options.set, names),
         environment=places.environment(),
     )
-    refuse_below(places, {"--work": None})
+    refuse_below(places, {"--work": None} if size is not None else {"--work": None, "--hf-home": None})
     return plan
 
 

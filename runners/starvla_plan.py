@@ -16,8 +16,9 @@ from typing import Any
 
 import yaml
 
+from runners.going_on import going_on
 from runners.places import Refused
-from runners.stages import Stage
+from runners.stage import Stage
 
 HERE = Path(__file__).resolve().parent
 SCRIPT = Path("starVLA", "training", "train_starvla.py")
@@ -41,9 +42,11 @@ OWNED = {
     "datasets.vla_data.include_state": "always true",
     "trainer.max_train_steps": "--steps",
     "trainer.pretrained_checkpoint": "by the stage before, and --checkpoint",
-    "trainer.is_resume": "a stage that is not done begins anew",
+    "trainer.is_resume": "--resume-inside",
 }
 """Keys of upstream's configuration that the runner sets itself, and by which of its own options."""
+LOST = "trainer.is_resume restores weights and step; the optimizer's state and the data's order began anew"
+"""What going on inside a stage costs (`_get_latest_checkpoint` of upstream's trainer)."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class Plan:
     size: int | None = None
     """Bytes of the vision-language model, as far as they are known: a checkpoint is about of this size."""
     accelerate_config: Path | None = None
+    inside: bool = False
+    """Whether a stage that was stopped goes on from its last checkpoint, to other weights than in one go."""
     extra: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Further dotted arguments, by the name of a stage; those under the empty name go to every stage."""
     state: Mapping[str, str] = field(default_factory=dict)
@@ -155,21 +160,27 @@ def _stage(plan: Plan, recipe: Any, overrides: list[str], previous: Path | None,
         inputs["base VLM"] = Path(plan.base_vlm)
     if previous is not None:
         inputs["weights to begin with"] = previous
+    command = [*plan.launcher(), "--config_yaml", str(plan.config_yaml), *arguments]
+    environment = {**plan.environment, "PYTHONPATH": str(plan.checkout)}
     return Stage(
         name=name,
         kind=name,
         folder=plan.home / name,
-        command=[*plan.launcher(), "--config_yaml", str(plan.config_yaml), *arguments],
+        command=command,
         outputs=[plan.final(name), run / "config.yaml", run / "dataset_statistics.json", run / "metrics.jsonl"],
         inputs=inputs,
         options=plan.state,
         space=space_of(plan, name, chosen.get("trainer.save_interval")),
-        environment={**plan.environment, "PYTHONPATH": str(plan.checkout)},
+        environment=environment,
         needs=[] if needs is None else [needs],
         caches=CACHES,
         metrics=[f"runs/{name}/metrics.jsonl"],
         total=plan.steps[name],
-        anew="is_resume of upstream's trainer drops the optimizer's state: it would end with other weights",
+        resume=functools.partial(going_on, command, plan.home / name, environment, print) if plan.inside else None,
+        inexact=LOST if plan.inside else "",
+        remedy="mend what the log says and run the same command again: stages that are done are kept, and with "
+        "--resume-inside this one goes on from its last checkpoint",
+        anew="it has no whole checkpoint" if plan.inside else "upstream cannot go on exactly; --resume-inside keeps it",
         check=None if previous is None else functools.partial(why_unusable, plan, name, previous, frozen),
     )
 

@@ -4,9 +4,13 @@
         --data-mix libero_goal_next --backend depth --steps 2000,5000,30000,10000
 
 Needs `make starvla`, a vision-language model and LeRobot data sets. Every stage is upstream's own
-starVLA/training/train_starvla.py with other arguments. It starts from the weights that the stage before left, and is
-skipped while nothing that it depends on has changed: to resume, run the same command again. Below --work lies a folder
-named with --name, with a folder a stage (its log.txt, its record stage.json, upstream's run below runs/).
+starVLA/training/train_starvla.py with other arguments, and starts from the weights that the stage before left.
+To resume, run the same command again: a stage that is done is skipped while nothing that it depends on has changed,
+and one that was stopped begins anew, its checkpoints moved aside to STAGE.before-1. With --resume-inside it goes on
+from its last checkpoint, not exactly as in one go. To do so after it began anew, remove STAGE and rename the folder
+aside to STAGE. One folder a stage is kept aside; remove it to free its room.
+Below --work lies a folder named with --name, with a folder a stage (its log.txt, its record stage.json, upstream's run
+below runs/).
 Exit codes: 0 all done, 1 a stage failed, 2 bad options, 130 interrupted.
 """
 
@@ -18,12 +22,17 @@ import sys
 from look.words import default_language
 from runners import table
 from runners.digests import Digests
-from runners.places import Refused, add_options, claim, resolve
+from runners.hub import not_checked
+from runners.places import Refused, resolve
+from runners.places_options import add_options
 from runners.processes import Busy, sole
 from runners.progress import View
-from runners.stages import BLOCKED, FAILED, Engine, Outcome, need_room
+from runners.stage import BLOCKED, FAILED, Outcome
+from runners.stage_room import need_room
+from runners.stages import Engine
 from runners.starvla_options import add_run_options, plan_of, with_state
 from runners.starvla_plan import Plan, all_stages, losses_of
+from runners.work_folder import claim
 
 NAME = "starvla_sagr_flow"
 
@@ -70,13 +79,19 @@ def main(arguments: list[str] | None = None) -> int:
             digests = Digests(plan.home / "digests.json")
             plan = with_state(plan, digests)
             engine = Engine(digests, lock=lock, view=view)
+            if plan.size is None:
+                engine.say(not_checked(plan.base_vlm))
             need_room(engine, [stage for stage in all_stages(plan) if stage.name in wanted])
             outcomes = run(plan, engine, wanted)
     except (Refused, Busy) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: stages that are done are kept, run the same command again", file=sys.stderr)
+        print(
+            "interrupted: run the same command again; stages that are done are kept, this one begins anew, or with "
+            "--resume-inside goes on from its last checkpoint",
+            file=sys.stderr,
+        )
         return 130
     bad = [
         outcome.stage.name

@@ -19,14 +19,21 @@ BUILT_BY = {
 }
 """What builds an environment."""
 
+OLDEST = (3, 10)
+"""The Python that this project is written for."""
+CALLER = "GRAFT_CALLER"
+"""The interpreter that a runner of any Python was called with, where it had to go on in another."""
+
 
 @dataclass(frozen=True)
 class Runner:
-    """`module` has `main(arguments: list[str]) -> int`, the exit code."""
+    """`module` has `main(arguments: list[str]) -> int`, the exit code. Without an environment it needs the standard
+    library alone, and runs in any Python from OLDEST on.
+    """
 
     name: str
     group: str
-    environment: str
+    environment: str | None
     says: str
     module: str
 
@@ -63,7 +70,7 @@ RUNNERS = (
         "LIBERO's demonstrations as a LeRobot data set with depth",
         "runners.libero_record",
     ),
-    Runner("libero-assets", "data", "engine", "stand-ins for assets that LIBERO lacks", "runners.libero_assets"),
+    Runner("libero-assets", "data", None, "stand-ins for assets that LIBERO lacks", "runners.libero_assets"),
     Runner("analyze-oid", "analysis", "infodyn", "Omega-ID of a probed run's expert pairs", "runners.analyze_oid"),
     Runner(
         "infodyn-digits", "analysis", "infodyn", "schedules and routers compared on digits", "runners.infodyn_digits"
@@ -75,13 +82,11 @@ RUNNERS = (
         "a native command, resumed until it is done: supervise -- COMMAND ...",
         "runners.supervise.cli",
     ),
-    Runner(
-        "headless", "tools", "engine", "a way to draw without a screen: headless [-- COMMAND ...]", "runners.headless"
-    ),
+    Runner("headless", "tools", None, "a way to draw without a screen: headless [-- COMMAND ...]", "runners.headless"),
     Runner(
         "places",
         "tools",
-        "engine",
+        None,
         "where data, models, caches and runs lie",
         "runners.places_show",
     ),
@@ -150,5 +155,9 @@ def overview() -> str:
 
 
 def _line(runner: Runner, width: int) -> str:
-    built = "" if interpreter(runner.environment).exists() else f", not built: {BUILT_BY[runner.environment]}"
-    return f"  {runner.name:{width}}  {runner.says}  [{runner.environment}{built}]"
+    where = runner.environment
+    if where is None:
+        where = f"any Python from {'.'.join(map(str, OLDEST))}"
+    elif not interpreter(where).exists():
+        where += f", not built: {BUILT_BY[where]}"
+    return f"  {runner.name:{width}}  {runner.says}  [{where}]"

@@ -14,6 +14,9 @@ from types import TracebackType
 from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+NO_CHROMIUM = "no chromium on this machine (apt-get install chromium)"
+MUST_DRAW = os.environ.get("CI", "").lower() not in ("", "0", "false")
+"""In continuous integration a page that no browser draws is a failure: skipped, nobody would miss it."""
 OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--hide-scrollbars", "--remote-debugging-pipe"),
@@ -24,7 +27,10 @@ PATIENCE = 60.0
 
 
 class Browser:
-    """A context manager. `complaints` has what the console, the log or a request said since the last `open`."""
+    """A context manager. `complaints` has what the console, the log or a request said since the last `open`.
+
+    Raises FileNotFoundError where there is no Chromium.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -32,6 +38,8 @@ class Browser:
         self._number, self._buffer, self._session = 0, b"", ""
 
     def __enter__(self) -> Browser:
+        if CHROMIUM is None:
+            raise FileNotFoundError(NO_CHROMIUM)
         ours_in, theirs_out = os.pipe()
         theirs_in, ours_out = os.pipe()
         # Chromium reads commands from descriptor 3 and answers on 4.

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from look.words import catalogue, one_line
-from tests.browser import CHROMIUM, Browser
+from tests.browser import CHROMIUM, MUST_DRAW, NO_CHROMIUM, Browser
 
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None and not MUST_DRAW, reason=NO_CHROMIUM)
 # Elements that HTML leaves without an end tag.
 VOID = {"meta", "link", "br"}
 WIDTHS, SCHEMES = (1280, 390), ("light", "dark")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from runners.libero_world.report import page
 from runners.libero_world.task import suite_of, target_of
 from runners.libero_world.world import LiberoWorld
 from runners.places import Refused
+from runners.progress import View
 from runners.reach_world.evaluate import read_log
 from runners.reach_world.results import Results
 
@@ -39,9 +41,11 @@ def compare(
     """
     tasks, without = tasks_of(options)
     settings = settings_of(options, tasks, standins)
-    for name, arm in arms.items():
-        for seed, checkpoint in enumerate(getattr(options, arm.trained)):
-            play(options, name, arm, seed, checkpoint, tasks, worlds)
+    runs = [(name, seed, file) for name, arm in arms.items() for seed, file in enumerate(getattr(options, arm.trained))]
+    with View(options.work.name, lang=options.lang, stages=len(runs)) as view:
+        for name, seed, checkpoint in runs:
+            view.reach()
+            play(options, name, arms[name], seed, checkpoint, tasks, worlds, view)
     logs = {
         name: {
             world: {
@@ -80,8 +84,9 @@ def play(
     checkpoint: Path,
     tasks: Sequence[int],
     worlds: Sequence[str],
+    view: View,
 ) -> None:
-    """The episodes of one arm and seed that have no log yet."""
+    """The episodes of one arm and seed that have no log yet; `view` shows how many, and the share of successes."""
     wanted = [
         (task, world)
         for task in tasks
@@ -90,6 +95,9 @@ def play(
     ]
     if not wanted:
         return
+    view.stage(f"{name}, seed {seed}", len(wanted) * options.episodes, "episode")
+    view.note(f"loads {checkpoint}")
+    played: list[Mapping[str, Any]] = []
     given = {"checkpoint": str(checkpoint.resolve()), "replan": arm.replan, "guidance": dict(arm.guidance)}
     given |= {"execute_steps": options.execute_steps, "unnorm_key": options.unnorm_key}
     given["state"] = None if options.state is None else options.state == "yes"
@@ -98,7 +106,7 @@ def play(
     environment |= {"CUDA_VISIBLE_DEVICES": ""} if options.no_gpu else {}
     try:
         with RemotePolicy(command, environment, options.work / "policies" / f"{name}-seed{seed}.log") as policy:
-            print(f"==> {name}, seed {seed}: {json.dumps(policy.hello)}", flush=True)
+            view.say(f"==> {name}, seed {seed}: {json.dumps(policy.hello)}")
             steps = agreed(options, policy.execute_steps, name)
             for task in dict.fromkeys(task for task, _ in wanted):
                 world = LiberoWorld(options.suite, task, limit=options.limit)
@@ -108,18 +116,27 @@ def play(
                         raise Refused(f"--episodes is {options.episodes}: task {task} has {most} initial states")
                     for kind in (kind for of, kind in wanted if of == task):
                         moved = move_step_of(options, steps) if kind == "moved" else None
+                        view.note(f"task {task}, {kind}")
 
                         def one(episode: int, world: LiberoWorld = world, moved: int | None = moved) -> dict[str, Any]:
                             world.begin(episode, moved)
                             return run_episode(policy, world)
 
                         log = log_of(options.work, name, seed, kind, task)
-                        episodes = continued(log, options.episodes, one)
-                        print(f"    task {task}, {kind}: {json.dumps(tally(episodes))}", flush=True)
+                        episodes = continued(log, options.episodes, one, functools.partial(shown, view, played))
+                        played += episodes
+                        view.say(f"    task {task}, {kind}: {json.dumps(tally(episodes))}")
                 finally:
                     world.close()
     except PolicyGone as error:
         raise Failed(f"{name}, seed {seed}, {checkpoint}: {error}") from error
+
+
+def shown(view: View, before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> None:
+    """Tells `view` of the episodes of the worlds before and of this one."""
+    episodes = [*before, *now]
+    rate = tally(episodes)["success_rate_completed"]
+    view.update(len(episodes), **({} if rate is None else {"success": rate}))
 
 
 def agreed(options: argparse.Namespace, steps: int, name: str) -> int:

@@ -141,15 +141,23 @@ def write_log(log: Path, episodes: Sequence[Mapping[str, Any]]) -> None:
     write_whole(log, "".join(json.dumps(episode) + "\n" for episode in episodes))
 
 
-def continued(log: Path, count: int, play: Callable[[int], dict[str, Any]]) -> list[dict[str, Any]]:
+def continued(
+    log: Path,
+    count: int,
+    play: Callable[[int], dict[str, Any]],
+    told: Callable[[Sequence[Mapping[str, Any]]], None] = lambda episodes: None,
+) -> list[dict[str, Any]]:
     """The episodes 0 to `count` - 1 of a world, in `log` once they all are played; those of a run that was stopped lie
-    beside it, and are not played again. An episode depends on its number and not on those before it.
+    beside it, and are not played again. An episode depends on its number and not on those before it. `told` hears what
+    there is at the beginning and after each episode.
     """
     begun = log.with_name(f"{log.name}.begun")
     episodes = read_log(begun) if begun.exists() else []
+    told(episodes)
     for episode in range(len(episodes), count):
         episodes.append(play(episode))
         write_log(begun, episodes)
+        told(episodes)
     write_log(log, episodes)
     begun.unlink(missing_ok=True)
     return episodes

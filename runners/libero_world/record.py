@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from look.words import default_language
 from runners import lerobot
 from runners.libero_world.dataset import FEATURES, cells, conclude, folder_of, write_table, written
 from runners.libero_world.demonstrations import (
@@ -28,7 +29,10 @@ from runners.libero_world.demonstrations import (
     read,
 )
 from runners.libero_world.task import CONTROL_HZ, GROWS, RESOLUTION, SEED, LiberoTask, suite_of
-from runners.places import Refused, need, same_settings
+from runners.places import Refused
+from runners.progress import View
+from runners.room import need
+from runners.work_folder import same_settings
 
 PROGRESS = "progress.jsonl"
 
@@ -54,10 +58,14 @@ def record(options: argparse.Namespace, work: Path, standins: int) -> int:
     else:
         same_settings(work, settings, "--out")
         done = known(work)
-        for task, file in files.items():
-            todo = [name for name in wanted[task] if (task, name) not in {(row["task"], row["demo"]) for row in done}]
-            if todo:
-                replay_task(options, task, file, todo, work, done)
+        with View(work.name, lang=default_language()) as view:
+            view.stage(options.suite, sum(map(len, wanted.values())), "demonstration")
+            shown(view, done)
+            for task, file in files.items():
+                before = {(row["task"], row["demo"]) for row in done}
+                todo = [name for name in wanted[task] if (task, name) not in before]
+                if todo:
+                    replay_task(options, task, file, todo, work, done, view)
         if not any(row["episode"] is not None for row in done):
             print(f"none of {len(done)} replays ended in success: no data set was written. See {work / PROGRESS}")
             return 1
@@ -103,13 +111,26 @@ def known(work: Path) -> list[dict[str, Any]]:
     return found
 
 
+def shown(view: View, done: Sequence[Mapping[str, Any]]) -> None:
+    """Tells `view` of the demonstrations so far."""
+    successes = sum(row["success"] for row in done)
+    view.update(len(done), **({"success": successes / len(done)} if done else {}))
+
+
 def replay_task(
-    options: argparse.Namespace, task: int, file: Path, names: Sequence[str], work: Path, done: list[dict[str, Any]]
+    options: argparse.Namespace,
+    task: int,
+    file: Path,
+    names: Sequence[str],
+    work: Path,
+    done: list[dict[str, Any]],
+    view: View,
 ) -> None:
     """Replays demonstrations of one task; each is in `done` and in the folder's progress once it is written."""
     scene = LiberoTask(options.suite, task, masks=True)
     try:
         for name in names:
+            view.note(f"{file.name}, {name}")
             kept = [row for row in done if row["episode"] is not None]
             number, begin = len(kept), sum(row["length"] for row in kept)
             place = work / "set" / lerobot.data_file(number)
@@ -125,7 +146,8 @@ def replay_task(
             row |= {"success": scene.success, "no_ops": left_out, "length": len(rows)}
             done.append({**row, "episode": number if keep else None})
             lerobot.write_lines(work / PROGRESS, done)
-            print(json.dumps(done[-1]), flush=True)
+            view.say(json.dumps(done[-1]))
+            shown(view, done)
     finally:
         scene.close()
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from runners.headless import choose, devices_with, trial_with
+from runners.headless import backend_for
 from runners.libero_assets import ASSETS, MANIFEST, Unusable, build
 from runners.places import Refused
 from runners.processes import sole
@@ -30,8 +30,7 @@ def simulated(options: argparse.Namespace, work: Path) -> Iterator[int]:
 
     Raises Refused where LIBERO is not there, Busy for a folder in use, NoBackend where nothing draws.
     """
-    python = [sys.executable]
-    with sole(work), choose(trial_with(python), devices=devices_with(python)).environment() as drawn:
+    with sole(work), backend_for(sys.executable).environment() as drawn:
         # MuJoCo reads them when it is imported, which only happens later.
         os.environ.update(drawn)
         yield importable(options, work.resolve())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from runners.oid.estimate import Result, Settings, Task
 from runners.oid.experts import by_number, most_active, pairs_of
 from runners.oid.kept import Kept
 from runners.oid.outcome import Analysis
-from runners.oid.parallel import Progress, estimates
+from runners.oid.parallel import estimates
 from runners.oid.probe_files import Epoch, Unreadable, files_of, read
 
 STREAM = 7
@@ -93,8 +93,16 @@ def _recorded(epoch: Epoch, name: str) -> int:
     return int(np.isfinite(epoch.sources[name]).all(axis=1).sum())
 
 
-def analyse(run_dir: Path, probe: str, choice: Choice, settings: Settings, kept: Kept | None = None) -> Analysis:
+def analyse(
+    run_dir: Path,
+    probe: str,
+    choice: Choice,
+    settings: Settings,
+    kept: Kept | None = None,
+    told: Callable[[int, int], None] = lambda done, total: None,
+) -> Analysis:
     """All pairs of the most active experts, in every epoch, about every target; those in `kept` are not computed again.
+    `told` hears how many pairs are done, and of how many.
 
     Raises Nothing where no file can be read, or less than two sources are there.
     """
@@ -108,7 +116,13 @@ def analyse(run_dir: Path, probe: str, choice: Choice, settings: Settings, kept:
         )
     pairs = pairs_of(experts)
     results: list[Result] = []
-    progress = Progress(f"{probe}, pairs", len(found.files) * len(pairs) * len(found.targets))
+    total = len(found.files) * len(pairs) * len(found.targets)
+
+    def add(result: Result) -> None:
+        results.append(result)
+        told(len(results), total)
+
+    told(0, total)
 
     def tasks() -> Iterator[Task]:
         order = 0
@@ -120,8 +134,7 @@ def analyse(run_dir: Path, probe: str, choice: Choice, settings: Settings, kept:
                     order += 1
                     done = None if kept is None else kept.known.get((epoch.number, first, second, target))
                     if done is not None:
-                        results.append(done)
-                        progress.step()
+                        add(done)
                         continue
                     rng = np.random.default_rng([settings.seed, order, STREAM])
                     try:
@@ -129,8 +142,7 @@ def analyse(run_dir: Path, probe: str, choice: Choice, settings: Settings, kept:
                             epoch, first, second, target, basis=found.basis, limit=choice.max_rows, rng=rng
                         )
                     except ValueError as error:
-                        results.append(Result(epoch.number, first, second, target, problem=str(error)))
-                        progress.step()
+                        add(Result(epoch.number, first, second, target, problem=str(error)))
                         continue
                     sources = epoch.sources[first][rows.index], epoch.sources[second][rows.index]
                     yield Task(
@@ -141,20 +153,19 @@ def analyse(run_dir: Path, probe: str, choice: Choice, settings: Settings, kept:
                     )
 
     for result in estimates(tasks(), settings, choice.jobs):
-        results.append(result)
         if kept is not None:
             kept.add(result)
-        progress.step()
+        add(result)
     places = {pair: place for place, pair in enumerate(pairs)}
     results.sort(key=lambda r: (r.epoch, found.targets.index(r.target), places[r.first, r.second]))
-    total: dict[str, int] = {}
+    active: dict[str, int] = {}
     for counts in found.counts:
         for name, count in counts.items():
-            total[name] = total.get(name, 0) + count
+            active[name] = active.get(name, 0) + count
     return Analysis(
         probe=probe,
         datasets=found.datasets,
-        counts=total,
+        counts=active,
         experts=experts,
         targets=found.targets,
         results=results,

@@ -47,6 +47,8 @@ class Verdict(Protocol):
     def level(self) -> float: ...
     @property
     def reason(self) -> str: ...
+    @property
+    def said(self) -> list[tuple[str, dict[str, str]]]: ...
 
 
 def write(
@@ -57,8 +59,8 @@ def write(
     Args:
         curve: of the run so far.
         verdict: what the test said of it: slopes in loss per optimizer step.
-        tried: changes of the run that were tried before, as `tune.judged` describes them: name, changes (setting:
-            value), why (the outcome), better, and where they were judged means (of the loss at the end) and step.
+        tried: changes of the run that were tried before, as `tune.judgement` describes them: name, changes (setting:
+            value), why (the outcome), better, and where they were judged loss (its mean at the end) and step.
         lang: of the page.
     """
     found = facts(curve, verdict, tried)
@@ -79,6 +81,7 @@ def facts(curve: Curve, verdict: Verdict, tried: Sequence[Mapping[str, Any]]) ->
         "plateau": verdict.plateau,
         "step": verdict.step,
         "reason": verdict.reason,
+        "said": [list(part) for part in verdict.said],
         "slope": {
             name: _number(getattr(verdict, at)) for name, at in (("is", "slope"), ("low", "low"), ("high", "high"))
         },
@@ -135,11 +138,10 @@ def _summary(points: Sequence[tuple[int, float]], verdict: Verdict) -> dict[str,
 
 
 def _trial(record: Mapping[str, Any]) -> dict[str, Any]:
-    means = record.get("means") or ()
     return {
         "name": record["name"],
         "changes": {str(name): value for name, value in record["changes"].items()},
-        "loss": _number(math.fsum(means) / len(means)) if means else None,
+        "loss": record.get("loss"),
         "step": record.get("step"),
         "better": bool(record.get("better")),
         "why": record["why"],

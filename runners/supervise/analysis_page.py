@@ -30,7 +30,7 @@ def page(found: Mapping[str, Any], words: Words) -> str:
     others = [_family(name, words(heading), found, words) for name, heading in FAMILIES.items()]
     body = [
         f"<h1>{escape(title)}</h1>",
-        note(escape(found["reason"]), "warn" if found["plateau"] else "good"),
+        note(escape(_reason(found, words)), "warn" if found["plateau"] else "good"),
         section("loss", words("Loss")),
         *_loss(found, words),
         section("numbers", words("What was judged")),
@@ -43,6 +43,11 @@ def page(found: Mapping[str, Any], words: Words) -> str:
         paragraph(escape(words("All series and numbers: {file} beside this page.", file=NUMBERS)), "quiet"),
     ]
     return document(title, "\n".join(body), lang=words.lang)
+
+
+def _reason(found: Mapping[str, Any], words: Words) -> str:
+    """The verdict in words, each part a sentence of the language."""
+    return {"en": "; ", "zh": "；"}[words.lang].join(words(label, **values) for label, values in found["said"])
 
 
 def _points(found: Mapping[str, Any], name: str, since: float = -math.inf) -> list[tuple[float, float]]:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from runners.supervise import checkpoints
+from runners.supervise import carry, checkpoints
 from runners.supervise.checkpoints import Checkpoint
 from runners.supervise.command import Command
 from runners.supervise.decisions import State
@@ -32,12 +32,17 @@ def own(command: Command, state: State) -> list[Checkpoint]:
 
 
 def prepare(
-    base: Command, state: State, folder: Path, say: Callable[[str], None], start: Checkpoint | None = None
+    base: Command,
+    state: State,
+    folder: Path,
+    say: Callable[[str], None],
+    aside: Callable[[Checkpoint], None],
+    start: Checkpoint | None = None,
 ) -> tuple[Command, Checkpoint | None]:
     """The command of the next attempt, and the checkpoint that it goes on from.
 
     `start` is taken where the run has no good checkpoint of its own yet. A checkpoint later than the one taken is moved
-    aside: what is trained now will write another of that name.
+    away by `aside`: what is trained now will write another of that name.
     """
     command = learned(base, state)
     if PORT in state.environment:
@@ -47,16 +52,17 @@ def prepare(
     good = next((item for item in reversed(mine) if _good(item, command, say)), None)
     for item in mine:
         if good is None or item.step > good.step:
-            say(f"moved {item.path.name} aside, to {checkpoints.quarantine(item).name}")
+            aside(item)
     chosen = good or (start if can else None)
     if chosen is None:
         return command, None
     # What a trial begins from was written under the rate that the state's factors know of, like an own one.
-    factor = state.factor(chosen.step)
-    if factor != 1.0 and command.restores == "all":
-        chosen = checkpoints.rescaled(chosen, command, factor, folder / "rescaled")
-        say(f"the rate kept in the checkpoint is multiplied by {factor:g}: {chosen.path}")
-    return command.resumed(chosen), chosen
+    factor = state.factor(chosen.step) if command.restores == "all" else 1.0
+    taken = carry.carried(chosen, command, factor, folder / "carried")
+    if taken is not chosen:
+        rate = "" if factor == 1.0 else f"the rate times {factor:g} and "
+        say(f"goes on from a copy of {chosen.path.name} with {rate}the batch in force: {taken.path}")
+    return command.resumed(taken), chosen
 
 
 def _good(item: Checkpoint, command: Command, say: Callable[[str], None]) -> bool:

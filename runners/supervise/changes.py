@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,9 +34,9 @@ class Change:
     begin: str = ON
     steps: int = 0
 
-    def on(self, command: Command) -> Command:
-        """The command with this change. Raises BadChanges where a role has no known value to multiply."""
-        roles = {}
+    def over(self, command: Command) -> dict[str, str]:
+        """What this change sets, by upstream's own keys. Raises BadChanges where a role has no value to multiply."""
+        found = {}
         for role, value in self.roles.items():
             if value.startswith("x"):
                 known = command.get(role)
@@ -45,8 +46,16 @@ class Change:
                 value = (
                     str(round(product)) if known.lstrip("-").isdigit() and product == round(product) else repr(product)
                 )
-            roles[role] = value
-        return command.with_roles(roles).with_settings(self.settings)
+            found[command.family.settings[role]] = value
+        return {**found, **self.settings}
+
+    def on(self, command: Command) -> Command:
+        """The command with this change. Raises BadChanges as `over` does."""
+        return command.with_settings(self.over(command))
+
+    def described(self) -> dict[str, Any]:
+        """All that the entry says."""
+        return dataclasses.asdict(self)
 
     def rate_factor(self, command: Command) -> float:
         """What the rate of `command` is multiplied by."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,24 +31,36 @@ def in_output(command: Command) -> list[Checkpoint]:
         return []
     if family.output == "openvla_finetune":
         return _beside(command)
-    folder, _, name = family.checkpoints.rpartition("/")
+    folder, name = place(command)
     found = []
-    for path in _listed(command.output / folder):
+    for path in listed(folder):
         if match := re.fullmatch(name, path.name):
             found.append(Checkpoint(path, int(match["step"])))
     return sorted(found, key=lambda item: (item.step, item.path))
 
 
+def place(command: Command) -> tuple[Path, str]:
+    """The folder that a command's checkpoints lie in, and the regular expression of their names."""
+    family = command.family
+    if family.output == "openvla_finetune":
+        return relative(command.get("output") or "", command.folder), family.checkpoints
+    folder, _, name = family.checkpoints.rpartition("/")
+    return command.output / folder, name
+
+
 def _beside(command: Command) -> list[Checkpoint]:
     """Checkpoints of all parts of a run of openvla's fine-tuning, which lie beside its folder."""
     names = outputs.finetune_names(command)
+    folder, name = place(command)
     found = []
-    for path in _listed(relative(command.get("output") or "", command.folder)):
-        cut = re.search(command.family.checkpoints + "$", path.name)
+    for path in listed(folder):
+        cut = re.search(name + "$", path.name)
         if cut and (part := names.fullmatch(path.name[: cut.start()])):
-            found.append(Checkpoint(path, int(part["begin"] or 0) + int(cut["step"])))
+            with contextlib.suppress(FileNotFoundError):  # removed while it was looked at
+                step = int(part["begin"] or 0) + int(cut["step"])
+                found.append((step, path.stat().st_mtime_ns, Checkpoint(path, step)))
     # Two parts may have reached the same step; the later one is the one to go on from.
-    return sorted(found, key=lambda item: (item.step, item.path.stat().st_mtime_ns))
+    return [item for _, _, item in sorted(found, key=lambda each: each[:2])]
 
 
 def groups_of(checkpoint: Checkpoint, family: Family) -> list[tuple[str, str]]:
@@ -56,5 +69,9 @@ def groups_of(checkpoint: Checkpoint, family: Family) -> list[tuple[str, str]]:
     return [(name, value) for name, value in match.groupdict().items() if value is not None] if match else []
 
 
-def _listed(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
+def listed(folder: Path) -> list[Path]:
+    """What a folder holds; nothing where it is not there."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -1,21 +1,21 @@
-"""A run's checkpoints: which there are, which are whole, and a copy with another learning rate."""
+"""A run's checkpoints: which there are and which are whole."""
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import json
 import os
-import shutil
+import re
 import subprocess
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 
 from runners.supervise import whole
-from runners.supervise.checkpoint_names import Checkpoint, in_output
+from runners.supervise.checkpoint_names import Checkpoint, in_output, listed, place
 from runners.supervise.command import Command
 
-__all__ = ["Checkpoint", "Unfit", "complaint", "found", "last_good", "older", "quarantine", "rescaled"]
+__all__ = ["Checkpoint", "Unfit", "aside", "complaint", "found", "last_good", "mark", "older", "quarantine"]
 
 HERE = Path(__file__).parent
 ASIDE = "damaged-"
@@ -23,7 +23,9 @@ ASIDE = "damaged-"
 KEPT = 2
 CANNOT_LOOK = 3
 """How weights.py ends where nothing is known to be wrong with a file, and it cannot look into it."""
-SHARDED = ("global_step*", "optimizer_*")
+
+VANISHED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
+"""What a look at something says that another process has just removed, and at a link that leads nowhere."""
 
 _judged: dict[tuple[object, ...], str | None] = {}
 
@@ -43,11 +45,19 @@ def complaint(checkpoint: Checkpoint, command: Command, *, finite: bool = True) 
     Looks for what has to be there, and at every file: torch's archives by their CRC, safetensors by header and length,
     JSON by parsing, the shards of an index. With `finite`, also whether the weights hold NaN or Inf, read in the
     command's own interpreter, which needs numpy, and torch for torch's archives. Judges the same bytes once a process.
+    What vanishes meanwhile, as when upstream keeps so many only, is not there.
 
     Raises Unfit where that interpreter cannot look into weights that seem whole.
     """
-    if not os.path.lexists(checkpoint.path):
-        return f"{checkpoint.path} is not there"
+    try:
+        return _complaint(checkpoint, command, finite)
+    except OSError as error:
+        if error.errno not in VANISHED:
+            raise
+        return f"{checkpoint.path} is not there, or not as a whole: {error}"
+
+
+def _complaint(checkpoint: Checkpoint, command: Command, finite: bool) -> str | None:
     files = whole.files_of(checkpoint.path)
     stats = tuple((str(path), status.st_size, status.st_mtime_ns) for path in files if (status := path.stat()))
     key = (checkpoint.path, stats, command.restores, command.family.name, finite)
@@ -79,7 +89,7 @@ def _not_finite(checkpoint: Checkpoint, command: Command, files: list[Path]) -> 
     read = [str(path) for path in chosen if path.suffix in (".safetensors", *whole.TORCH)]
     if not read:
         return None
-    said = _run(command, "weights.py", read)
+    said = run_script(command, "weights.py", read)
     if said.returncode == CANNOT_LOOK:
         raise Unfit(
             f"whether the weights of {checkpoint.path} are finite cannot be seen in {command.python}: "
@@ -127,61 +137,62 @@ def older(command: Command) -> list[Checkpoint]:
     return [item for item in everything if item not in good and item.path.name not in best]
 
 
+def aside(command: Command) -> list[Checkpoint]:
+    """The checkpoints that `quarantine` has moved aside, by this run or an earlier one, in the order of that."""
+    folder, pattern = place(command)
+    found = []
+    for path in listed(folder):
+        match = re.fullmatch(rf"{ASIDE}(?:\d+-)?(?P<name>.+)", path.name)
+        step = re.search(pattern + "$", match["name"]) if match else None
+        if step:
+            found.append((_moved(path), Checkpoint(path, int(step["step"]))))
+    return [item for moved, item in sorted(found, key=lambda each: (each[0], each[1].path)) if moved]
+
+
+def _moved(path: Path) -> int:
+    """When something was renamed: a rename changes the time of the inode; 0 where it has vanished."""
+    try:
+        return path.lstat().st_ctime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def mark(checkpoint: Checkpoint, command: Command) -> str:
+    """A checkpoint by its path and its content's age: one that is written anew under an old name is another.
+
+    What counts is the file that makes it complete, or the file that it is: the time of a folder changes with every note
+    that somebody puts into it. An incomplete one is known by the inode of its folder. Inodes are not asked otherwise:
+    network file systems give new ones when they are mounted again.
+    """
+    path = checkpoint.path
+    try:
+        if not path.is_dir():
+            return f"{path}@{path.stat().st_mtime_ns}"
+        names = sorted(item.name for item in path.iterdir())
+        wanted = [pattern for either in command.family.complete for pattern in either.split("|")]
+        for pattern in (*wanted, *command.family.weights):
+            for name in names:
+                if fnmatch(name, pattern):
+                    return f"{path}@{name}:{(path / name).stat().st_mtime_ns}"
+        return f"{path}@inode:{path.stat().st_ino}"
+    except OSError as error:
+        if error.errno not in VANISHED:
+            raise
+        return f"{path}@gone"
+
+
 def _best(checkpoint: Checkpoint) -> str | None:
     """The name of the best checkpoint so far, where transformers wrote one down."""
-    state = checkpoint.path / "trainer_state.json"
-    if not state.is_file():
+    try:
+        text = (checkpoint.path / "trainer_state.json").read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    path = json.loads(state.read_text(encoding="utf-8")).get("best_model_checkpoint")
+    path = json.loads(text).get("best_model_checkpoint")
     return Path(path).name if path else None
 
 
-def rescaled(checkpoint: Checkpoint, command: Command, factor: float, into: Path) -> Checkpoint:
-    """A copy below `into` whose optimizer and scheduler carry `factor` times the learning rate.
-
-    transformers' resume takes the rate from optimizer.pt and scheduler.pt, whatever the command line says. Files that
-    do not change are hard links. Where no file of the checkpoint holds the rate it is returned as it is: there the
-    command line counts.
-
-    Raises Unfit where the optimizer is sharded over ranks, and where the rate is not found in it.
-    """
-    family = command.family
-    if family.rescale and checkpoint.path.is_dir():
-        sharded = [item.name for pattern in SHARDED for item in checkpoint.path.glob(pattern) if item.is_dir()]
-        if sharded:
-            raise Unfit(
-                f"{checkpoint.path / sharded[0]} holds an optimizer that DeepSpeed or FSDP sharded: its rate cannot be "
-                "changed here. Resume with the old rate, or start a new run from these weights with the new one"
-            )
-    changed = [name for name in family.rescale if (checkpoint.path / name).is_file()]
-    if not changed:
-        return checkpoint
-    made, partial = into / checkpoint.path.name, into / f".{checkpoint.path.name}.partial"
-    for folder in (partial, made):
-        if folder.exists():
-            shutil.rmtree(folder)
-    partial.mkdir(parents=True)
-    for path in whole.files_of(checkpoint.path):
-        target = partial / path.relative_to(checkpoint.path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if str(path.relative_to(checkpoint.path)) not in changed:
-            _link(path, target)
-    pairs = [str(folder / name) for name in changed for folder in (checkpoint.path, partial)]
-    said = _run(command, "rescale.py", [repr(factor), *pairs])
-    if said.returncode:
-        raise Unfit(f"the rate of {checkpoint.path} could not be changed: {said.stderr.strip()[-500:]}")
-    partial.rename(made)
-    return Checkpoint(made, checkpoint.step)
-
-
-def _link(path: Path, target: Path) -> None:
-    with contextlib.suppress(OSError):
-        os.link(path, target)
-        return
-    shutil.copy2(path, target)  # another file system, or one without hard links
-
-
-def _run(command: Command, script: str, words: list[str]) -> subprocess.CompletedProcess[str]:
+def run_script(command: Command, script: str, words: list[str]) -> subprocess.CompletedProcess[str]:
+    """Runs a script of this folder in the command's own interpreter."""
     return subprocess.run(
         [command.python, str(HERE / script), *words],
         env={**os.environ, **command.environment},

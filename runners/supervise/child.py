@@ -14,9 +14,41 @@ from runners.supervise.stamped import Stamped
 
 POLL = 0.2
 """Seconds between two looks at the output: how exact a time stamp is."""
-PATIENCE = 30.0
-"""Seconds that a command has to end by itself after SIGTERM; writing a checkpoint on a signal takes such a while."""
+PATIENCE = 20.0
+"""Seconds that a command has to end by itself after SIGTERM: less than Slurm's KillWait, so that a report is left."""
 HUNG = "hung"
+MOST = 8 << 20
+"""Bytes of a command's words that are kept in memory while the log cannot be written."""
+
+
+class NotStarted(Exception):
+    """The command's program cannot be run; the message says why."""
+
+
+class Patient:
+    """Hands what a command says to its log, and keeps what the log cannot take: no full disk of ours ends a run."""
+
+    def __init__(self, log: Stamped, say: Callable[[str], None]) -> None:
+        self.log, self.say = log, say
+        self.kept = b""
+
+    def feed(self, data: bytes) -> None:
+        if not (data or self.kept):
+            return
+        waiting, self.kept = self.kept + data, b""
+        try:
+            self.log.feed(waiting)
+        except OSError as error:
+            if len(waiting) == len(data):
+                self.say(f"{self.log.path} cannot be written ({error}): the command goes on, its words are kept")
+            self.kept = waiting[-MOST:]
+
+    def end(self) -> None:
+        self.feed(b"")
+        try:
+            self.log.end()
+        except OSError as error:
+            self.say(f"{self.log.path} lacks the end of this attempt: {error}")
 
 
 def run(
@@ -25,43 +57,52 @@ def run(
     raw: Path,
     watch: Callable[[], str],
     *,
+    alive: Callable[[], float] = lambda: 0.0,
     hang_after: float = 0.0,
     lock: int | None = None,
+    say: Callable[[str], None] = print,
 ) -> tuple[Ended, str]:
     """Runs the command to its end; returns how it ended, and why it was ended by us, or the empty string.
 
     `watch` is asked a few times a second, and ends the command by returning a reason. `hang_after`: seconds without any
-    output after which the command counts as hung; 0 never. The command writes to `raw`, a file: it outlives a
-    supervisor that is killed, and what it said then is stamped by the next one.
+    output, and without any other sign of life (`alive`, on time.monotonic), after which the command counts as hung; 0
+    never. The command writes to `raw`, a file: it outlives a supervisor that is killed, and what it said then is
+    stamped by the next one.
+
+    Raises NotStarted.
     """
+    words = Patient(log, say)
     killed_before = oom_kills()
     start = last_output = time.monotonic()
     reason = ""
     with raw.open("wb") as out, raw.open("rb") as said:
-        process = processes.start(command.words, command.environment, command.folder, out, lock)
+        try:
+            process = processes.start(command.words, command.environment, command.folder, out, lock)
+        except OSError as error:
+            raise NotStarted(f"{command.words[0]} cannot be started: {error}") from None
         try:
             while True:
                 code = process.poll()
                 data = said.read()
                 if data:
                     last_output = time.monotonic()
-                    log.feed(data)
+                words.feed(data)
                 if code is not None:
                     break
                 if not reason:
                     reason = watch()
-                    if not reason and hang_after and time.monotonic() - last_output > hang_after:
+                    if not reason and hang_after and time.monotonic() - max(last_output, alive()) > hang_after:
                         reason = HUNG
                     if reason:
-                        log.note(f"ends the command: {reason}")
+                        say(f"ends the command: {reason}")
                         processes.end_tree(process, PATIENCE)
                         continue
                 time.sleep(POLL)
         finally:
             # Also what a launcher left behind, in sessions of their own: it would keep the GPU.
             processes.end_tree(process, PATIENCE)
-            log.feed(said.read())
-            log.end()
+            words.feed(said.read())
+            words.end()
     raw.unlink()
     ended = Ended(
         code=process.returncode,
@@ -74,22 +115,26 @@ def run(
 
 
 def oom_kills(root: Path = Path("/")) -> int:
-    """How many processes the kernel has killed for want of memory, in this control group where it counts them."""
-    group = ""
+    """How many processes of this control group the kernel has killed for want of memory; 0 where nothing counts them.
+
+    The machine's own count (/proc/vmstat) is that of every job on it, and tells nothing of this one.
+    """
     try:
-        for line in (root / "proc/self/cgroup").read_text(encoding="ascii").splitlines():
-            if line.startswith("0::"):
-                group = line[3:].strip("/")
+        groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text(encoding="ascii").splitlines()]
     except FileNotFoundError:
-        pass  # no /proc: counted nowhere
-    for place in (root / "sys/fs/cgroup" / group / "memory.events", root / "proc/vmstat"):
-        try:
-            for line in place.read_text(encoding="ascii").splitlines():
-                name, _, count = line.partition(" ")
-                if name == "oom_kill":
-                    return int(count)
-        except (FileNotFoundError, PermissionError):
-            continue  # the next place counts too
+        return 0  # no /proc
+    for _, kinds, path in groups:
+        if kinds in ("", "memory"):
+            # Version 2 counts in memory.events, version 1 in memory.oom_control.
+            place = "sys/fs/cgroup" if not kinds else "sys/fs/cgroup/memory"
+            name = "memory.events" if not kinds else "memory.oom_control"
+            try:
+                text = (root / place / path.strip("/") / name).read_text(encoding="ascii")
+            except (FileNotFoundError, PermissionError):
+                continue  # the other version may count
+            for line in text.splitlines():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
     return 0
 
 
@@ -98,7 +143,7 @@ def stamp_left_over(raw: Path, log: Stamped) -> bool:
     if not raw.exists():
         return False
     log.note("what the command said after its supervisor had ended (times are those of now):")
-    log.feed(raw.read_bytes())
+    log.feed_from(raw)
     log.end()
     os.unlink(raw)
     return True

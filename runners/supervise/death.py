@@ -10,9 +10,13 @@ about (a time-out of a collective, a worker that is gone, a signal); they are as
    fits one of them and does not follow is the cause.
 4. A traceback that no row fits, and that is no launcher's, is a cause nobody knows, whatever warnings stand around it;
    unless the exit state says that the process was ended from outside.
-5. An exit state given from outside decides: the kernel for want of memory, SIGKILL, SIGTERM. A launcher that tells how
-   its child ended (torchrun, accelerate, DeepSpeed) is believed.
-6. The rows are tried on the end's other lines and on the exit state: those that do not follow, then those that do.
+5. An exit state given from outside decides: SIGKILL, for want of memory where the kernel counted such a kill in this
+   control group, or SIGTERM. A launcher that tells how its child ended (torchrun, accelerate, DeepSpeed) is believed.
+   The kernel's count alone decides nothing: it counts another job's process too.
+6. The rows are tried on the end's other lines and on the exit state: those that do not follow, then those that do. Such
+   a line must tell of an error itself (an exception's name at its start, a level, a library's own prefix) and stand near
+   the end: a sample of the data or a warning may hold the same words. An exception after it that no row fits is a cause
+   nobody knows. Rows that follow and change nothing but the time need no such line.
 7. `signs`: what spoils a run without ending it, a NaN loss, where no `good` line comes after the last bad one.
 """
 
@@ -23,10 +27,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runners.supervise.cause_table import Cause
-from runners.supervise.logtext import Chain, Piece, Text, chains, cluster, end_of, pieces_of, progress, unwrapped
+from runners.supervise.logtext import (
+    Chain,
+    Piece,
+    Text,
+    chains,
+    cluster,
+    end_of,
+    pieces_of,
+    progress,
+    shaped,
+    unwrapped,
+)
 
 OUTSIDE = (-9, 137, -15, 143)
 """Exit states that a process is given from outside: as `subprocess` tells them, and as shells do."""
+KILLED = (-9, 137)
+NEAR = 400
+"""Lines at the end in which an error without a traceback is believed: torchrun's summary of 64 ranks fills about 380."""
 LINES = 12
 """Lines that are shown of a death."""
 WIDTH = 400
@@ -43,6 +61,9 @@ _CHILD = re.compile(
 )
 _ERROR = re.compile(r"\b(?:error|fatal|exception|abort(?:ed)?|killed|failed|core dumped)\b", re.IGNORECASE)
 
+_WORKER_KILLED = re.compile(r"is killed by signal: Killed")
+_RAISED = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception): \S", re.MULTILINE)
+
 Fit = tuple[Cause, re.Match[str], Text]
 
 
@@ -53,7 +74,7 @@ class Ended:
     code: int
     seconds: float
     host_memory: bool
-    """The kernel's count of processes killed for want of memory rose meanwhile."""
+    """The kernel's count of this control group's processes killed for want of memory rose meanwhile."""
     hung: bool
     """It was ended since it had said nothing for too long."""
     asked: bool
@@ -92,6 +113,7 @@ class _Death:
         # A traceback that stands further back was caught.
         read = {index for chain in found if not self.by_launcher(chain) for index in chain.pieces}
         self.rest = Text(unwrapped([pieces[index] for index in range(start, len(pieces)) if index not in read]))
+        self.near = Text(self.rest.pieces[-NEAR:])
         self.code = self.child_code()
 
     def by_launcher(self, chain: Chain) -> bool:
@@ -108,21 +130,23 @@ class _Death:
 
     def diagnosis(self) -> Diagnosis:
         texts = [Text([self.pieces[index] for index in chain.pieces]) for chain in self.own]
+        if cause := self.by_last_word():
+            return Diagnosis(cause, self.tail(), self.ended)
         if fit := min(self.fits(texts, self.roots), key=lambda fit: self.roots.index(fit[0]), default=None):
             return self.of_fit(fit)
         # What was ended since it had hung has the exit state of the signal that ended it.
-        outside = (self.code in OUTSIDE or self.ended.host_memory) and not self.ended.hung
+        outside = (self.code in OUTSIDE or self.short_of_memory()) and not self.ended.hung
         if not outside and not self.ended.hung and len(self.fits(texts, self.followers)) < len(texts):
             return self.unknown()
         if outside:
             for cause in (*self.roots, *self.followers):
                 # The kernel's own line tells of memory where its counters are out of reach.
-                if self.by_exit(cause) or ("host_memory" in cause.exit and self.fits([self.rest], [cause])):
+                if self.by_exit(cause) or ("host_memory" in cause.exit and self.loose(cause)):
                     return self.of_exit(cause)
-        for causes, where in ((self.roots, [self.rest]), (self.followers, [*texts, self.rest])):
+        for causes, where in ((self.roots, []), (self.followers, texts)):
             for cause in causes:
-                if fits := self.fits(where, [cause]):
-                    return self.of_fit(fits[0])
+                if fit := next(iter(self.fits(where, [cause])), None) or self.loose(cause):
+                    return self.of_fit(fit)
                 if self.by_exit(cause):
                     return self.of_exit(cause)
         return self.by_sign() or self.unknown()
@@ -136,10 +160,43 @@ class _Death:
                 found.append(fit)
         return found
 
+    def loose(self, cause: Cause) -> Fit | None:
+        """Where a row fits lines near the end that belong to no traceback."""
+        trusted = cause.follows and cause.changes_result == "no"
+        for pattern in cause.patterns:
+            for match in reversed(list(pattern.finditer(self.near.text))):
+                found = self.near.lines(match.start(), match.end())
+                if trusted or (any(shaped(text) for _, text in found) and not self.overtaken(match.end())):
+                    return cause, match, self.near
+        return None
+
+    def overtaken(self, at: int) -> bool:
+        """Whether an exception that no row fits, and that is no launcher's, is told of behind character `at`."""
+        for raised in _RAISED.finditer(self.near.text, at):
+            line = Text(self.near.lines(raised.start(), raised.end()))
+            if not (_LAUNCHER.search(line.text) or self.fits([line], [*self.roots, *self.followers])):
+                return True
+        return False
+
+    def short_of_memory(self) -> bool:
+        """Whether the kernel has killed a process of this job for want of memory: it counted one, and one was killed."""
+        if not self.ended.host_memory:
+            return False
+        read = [self.pieces[index][1] for chain in self.own for index in chain.pieces]
+        return self.code in KILLED or any(_WORKER_KILLED.search(text) for text in (*read, self.near.text))
+
+    def by_last_word(self) -> Cause | None:
+        """The row of a program that hangs with these last words."""
+        if not self.ended.hung:
+            return None
+        last = next((text for _, text in reversed(self.pieces) if text.strip()), "")
+        rows = (*self.roots, *self.followers)
+        return next((cause for cause in rows if any(word.search(last) for word in cause.hung_at)), None)
+
     def by_exit(self, cause: Cause) -> bool:
         if self.ended.hung:
             return "hung" in cause.exit
-        return self.code in cause.exit or (self.ended.host_memory and "host_memory" in cause.exit)
+        return self.code in cause.exit or ("host_memory" in cause.exit and self.short_of_memory())
 
     def by_sign(self) -> Diagnosis | None:
         whole = Text(unwrapped(self.pieces))
@@ -158,9 +215,8 @@ class _Death:
         return Diagnosis(cause, _shown(text.lines(match.start(), match.end())[-LINES:]), self.ended, found)
 
     def of_exit(self, cause: Cause) -> Diagnosis:
-        if fits := self.fits([self.rest], [cause]):
-            return self.of_fit(fits[0])
-        return Diagnosis(cause, self.tail(), self.ended)
+        fit = self.loose(cause)
+        return self.of_fit(fit) if fit else Diagnosis(cause, self.tail(), self.ended)
 
     def tail(self) -> tuple[Piece, ...]:
         return _shown([piece for piece in self.pieces[-LINES:] if piece[1].strip()][-3:])

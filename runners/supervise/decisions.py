@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 from collections import Counter
@@ -11,7 +13,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-FILE = "decisions.jsonl"
+from runners.supervise.masking import hidden_in
+
+FILE, RESERVE = "decisions.jsonl", "reserve.bin"
+KEPT = 64 << 10
+"""Bytes that are kept free for decisions about a disk that is full."""
 
 
 class Damaged(Exception):
@@ -30,6 +36,8 @@ class State:
     environment: dict[str, str] = field(default_factory=dict)
     used: Counter[str] = field(default_factory=Counter)
     """How often each remedy was taken, as `cause/remedy`."""
+    planned: str = ""
+    """A remedy that was begun, and has not been told the end of."""
     tried: dict[str, list[str]] = field(default_factory=dict)
     """Every value that a variable was given, in order."""
     factors: list[tuple[int, float]] = field(default_factory=list)
@@ -49,7 +57,14 @@ class State:
         if kind == "attempt":
             self.attempts = int(decision["attempt"])
             self.ended = ""
+        if kind == "plan":
+            self.planned = f"{decision['cause']}/{decision['remedy']}"
+        if kind in ("remedy", "refused"):
+            self.planned = ""
         if kind == "remedy":
+            if decision.get("further"):
+                # What died later than before has not been tried in vain.
+                self.used.clear()
             self.used[f"{decision['cause']}/{decision['remedy']}"] += 1
         if kind == "end":
             self.ended = str(decision["state"])
@@ -63,6 +78,12 @@ class State:
         if "factor" in decision:
             self.factors.append((int(decision["from_step"]), float(decision["factor"])))
 
+    def settle(self) -> None:
+        """Counts a remedy that was planned when its supervisor was killed: whether it was carried out nobody knows."""
+        if self.planned:
+            self.used[self.planned] += 1
+            self.planned = ""
+
     def factor(self, step: int) -> float:
         """What the rate in a checkpoint of `step` has still to be multiplied by."""
         product = 1.0
@@ -75,11 +96,15 @@ class Decisions:
     """`decisions.jsonl` of one run, appended to and never rewritten."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / FILE
+        self.path, self.reserve = folder / FILE, folder / RESERVE
         self.all: list[dict[str, Any]] = []
         self.state = State()
         if self.path.exists():
             self._read()
+        self.state.settle()
+        if not self.reserve.exists():
+            with contextlib.suppress(OSError):  # without room for it there is none to keep
+                self.reserve.write_bytes(bytes(KEPT))
 
     def add(self, kind: str, why: str, **more: Any) -> dict[str, Any]:
         """Writes a decision down, to the disk, before it is acted upon."""
@@ -89,13 +114,28 @@ class Decisions:
             "why": why,
             **more,
         }
-        with self.path.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(decision, ensure_ascii=False) + "\n")
-            out.flush()
-            os.fsync(out.fileno())
+        line = (json.dumps(hidden_in(decision), ensure_ascii=False) + "\n").encode()
+        try:
+            self._append(line)
+        except OSError:
+            # A full disk is what some decisions are about: the room that was kept for them.
+            self.reserve.unlink(missing_ok=True)
+            self._append(line)
         self.all.append(decision)
         self.state.take(decision)
         return decision
+
+    def _append(self, line: bytes) -> None:
+        """The whole line, on the disk, or none of it."""
+        with self.path.open("ab", buffering=0) as out:
+            before = out.tell()
+            try:
+                if out.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+                os.fsync(out.fileno())
+            except OSError:
+                out.truncate(before)
+                raise
 
     def _read(self) -> None:
         data = self.path.read_bytes()

@@ -50,6 +50,8 @@ class Family:
     weights_only: str = ""
     weights: tuple[str, ...] = ()
     rescale: tuple[str, ...] = ()
+    batch_in: str = ""
+    batch_found: str = ""
     takes_latest: bool = False
 
     def runs(self, target: Target, arguments: tuple[str, ...]) -> bool:

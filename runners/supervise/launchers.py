@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from runners.program_python import PYTHON, NoPython, python_of
 from runners.supervise.tables import read_toml
 
 TABLE = Path(__file__).with_name("launchers.toml")
-PYTHON = re.compile(r"python(\d+(\.\d+)*)?")
 ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
 
@@ -180,22 +179,10 @@ def interpreter_of(word: str, folder: Path, search: str | None) -> str:
 
     Raises UnknownCommand where the program is not there or names none.
     """
-    found = str(folder / word) if "/" in word else shutil.which(word, path=search)
-    if not found or not Path(found).is_file():
-        raise UnknownCommand(f"{word} is not on the PATH: activate its environment, or give the program's whole path")
-    if PYTHON.fullmatch(Path(found).name):
-        return os.path.abspath(found)
-    with open(found, "rb") as file:
-        head = file.read(1024).decode(errors="replace").splitlines()[:2]
-    # Paths that are too long for a first line are in the second: '''exec' "/long/bin/python" "$0" "$@"
-    for line in head:
-        for quoted, bare in re.findall(r"\"(/[^\"]*)\"|(/[^\s'\"]*)", line):
-            name: str = quoted or bare
-            if PYTHON.fullmatch(Path(name).name):
-                return name
-    if head and (named := re.match(r"#!\s*\S*/env\s+(?:-S\s+)?(python[\d.]*)", head[0])):
-        return interpreter_of(named[1], folder, search)
-    raise UnknownCommand(f"{found} does not say which Python runs it: give the command as PYTHON SCRIPT ...")
+    try:
+        return python_of(word, folder, search)
+    except NoPython as error:
+        raise UnknownCommand(str(error)) from None
 
 
 def _plain(name: str) -> str:

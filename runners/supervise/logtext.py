@@ -14,6 +14,12 @@ Piece = tuple[int, str]
 
 TAIL = 8_000
 """Lines at the end that are looked at: tracebacks of 64 ranks fill about 5,000."""
+MOST = 2_000_000
+"""Characters that are looked at: as many expressions as the table has go over each."""
+WIDEST = 4_000
+"""Characters of a piece: of a longer one its beginning and its end."""
+STATES = 200
+"""Last states of a progress bar that stand in one line."""
 OVERCOME = 3
 """So many signs of progress may follow a death: another rank's last step, a bar that is painted again on closing."""
 GAP = 40
@@ -34,6 +40,19 @@ _PLACE = re.compile(r"\s{2,}\S+\.py:\d+\s*$")
 _TRACEBACK = "Traceback (most recent call last)"
 _LINKS = ("During handling of the above exception", "The above exception was the direct cause")
 _EXCEPTION = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Exit|Interrupt|Timeout)\b")
+_SHAPED = re.compile(
+    r"^\s*(?:"
+    # an exception's name, or what C++ says of one
+    r"(?:\w+\.)*\w*(?:Error|Exception|Exit|Interrupt|Timeout)\b(?::|$| \[| ?\()|what\(\):|terminate called"
+    r"|Fatal Python error:|Aborted|Segmentation fault"
+    # a level, behind a date, a place or a program's name
+    r"|(?:\S+ ){0,4}\S*(?<![A-Za-z'\"])(?:ERROR|CRITICAL|FATAL)\b|[^\s:]{1,80}: (?:fatal )?[Ee]rror: |[Ee]rror: |fatal: "
+    r"|\[?[EF]\d{4} \d\d:|[EF]\d{4} "
+    # a library's own prefix: NCCL, the kernel, slurmstepd, a shell
+    r"|\S+ \[\d+\] NCCL WARN|\S+:\d+:\d+ \[\d+\] |\[ *\d+\.\d+\] |slurmstepd\S*: |(?:\S+: )?line \d+: +\d+ "
+    r")"
+)
+"""How a line begins that tells of an error itself. Text of a data set, warnings and their like do not begin so."""
 _LOGGED = re.compile(r"^\s*(?:\[[A-Z]\w*[|\]]|[A-Z]{4,8}[: ]|[WEIF]\d{4} |\d+%\|)")
 
 
@@ -45,26 +64,42 @@ class Chain:
     named: tuple[int, ...]
 
 
+def shaped(text: str) -> bool:
+    """Whether a line tells of an error itself, and does not only hold the words of one."""
+    return bool(_SHAPED.match(text))
+
+
 def clean(line: str) -> str:
     """A line without the supervisor's time stamp, colours and NUL bytes."""
     return _COLOUR.sub("", _STAMP.sub("", line)).rstrip()
 
 
 def pieces_of(lines: Sequence[str]) -> list[Piece]:
-    """The last attempt's lines, at most TAIL of them, cleaned; the supervisor's own lines are left out."""
+    """The last attempt's lines, at most TAIL of them and MOST characters, cleaned and none longer than WIDEST.
+
+    The supervisor's own lines are left out.
+    """
     first = 0
     for index in range(len(lines) - 1, -1, -1):
         if OWN in lines[index] and _ATTEMPT.match(clean(lines[index])):
             first = index + 1
             break
     pieces: list[Piece] = []
-    for number, line in enumerate(lines[max(first, len(lines) - TAIL) :], max(first, len(lines) - TAIL) + 1):
-        text = clean(line)
-        if text.startswith(OWN):
+    room, last = MOST, max(first, len(lines) - TAIL)
+    for number in range(len(lines), last, -1):
+        states = [clean(_cut(state)) for state in lines[number - 1].rsplit("\r", STATES)[-STATES:]]
+        if any(state.startswith(OWN) for state in states[:1]):
             continue
-        states = [state.rstrip() for state in text.split("\r")] if "\r" in text else [text]
-        pieces += [(number, state) for state in states if state.strip()] or [(number, "")]
-    return pieces[-TAIL:]
+        said = [(number, state) for state in states if state.strip()] or [(number, "")]
+        room -= sum(len(state) for _, state in said)
+        if room < 0 or len(pieces) >= TAIL:
+            break
+        pieces += reversed(said)
+    return pieces[::-1][-TAIL:]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= WIDEST else f"{text[: WIDEST // 2]} … {text[-WIDEST // 2 :]}"
 
 
 def end_of(pieces: Sequence[Piece]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from runners import headless
-from runners.places import free, in_words, size_of
+from runners.drawing import NoBackend
 from runners.processes import ended as code_in_words
 from runners.progress import View
+from runners.room import free, in_words, size_of
 from runners.supervise import child, remedies
 from runners.supervise.attempt import learned, marked, own, prepare
-from runners.supervise.causes import Cause, Diagnosis, Ended, diagnose
+from runners.supervise.causes import Cause, Diagnosis, Ended, Remedy, diagnose
 from runners.supervise.checkpoints import Checkpoint, Unfit, complaint, found, quarantine
 from runners.supervise.command import Command, UnknownCommand
 from runners.supervise.decisions import Decisions
@@ -87,6 +89,8 @@ class Supervisor:
         self.decisions = decisions or Decisions(folder)
         self.log = Stamped(folder / LOG)
         self.same = 0
+        self.further = False
+        """Whether the last attempt left a newer checkpoint."""
 
     def run(self) -> Result:
         """Attempts until the end. Raises KeyboardInterrupt when interrupted, after the command has been ended."""
@@ -107,16 +111,35 @@ class Supervisor:
             return Result(DONE, last["why"], learned(self.base, state), history(self.decisions.all), checkpoint)
         elif state.ended:
             self.decisions.add("afresh", f"it had been {state.ended}, and was called again")
-        for _ in range(self.options.attempts):
+        self._note_edits()
+        left = self.options.attempts
+        while left > 0:
             result = self._attempt()
             if result is not None:
                 return self._end(result)
-        return self._end(self._stopped(f"it has begun {self.options.attempts} times: --attempts allows no more"))
+            # What gets further each time is bounded by the run's own length.
+            left = self.options.attempts if self.further else left - 1
+        return self._end(
+            self._stopped(f"{self.options.attempts} attempts got no further: --attempts allows no more in a row")
+        )
+
+    def _note_edits(self) -> None:
+        """Says so where a configuration file was edited since the last call: the words of the command are the same."""
+        # Digests: a value may be a token.
+        now = {key: hashlib.sha256(value.encode()).hexdigest()[:12] for key, value in self.base.values.items()}
+        before = next((item["values"] for item in reversed(self.decisions.all) if "values" in item), None)
+        if before == now:
+            return
+        changed = sorted(key for key in {*now, *(before or {})} if (before or {}).get(key) != now.get(key))
+        why = f"edited since the last call: {', '.join(changed)}" if before is not None else "as they were found"
+        self.decisions.add("settings", why, values=now)
+        if before is not None:
+            self._say(f"the command's settings were {why}")
 
     def _attempt(self) -> Result | None:
         state = self.decisions.state
         try:
-            command, begun = prepare(self.base, state, self.folder, self._say, self.start)
+            command, begun = prepare(self.base, state, self.folder, self._say, self._aside, self.start)
         except (UnknownCommand, Unfit) as error:
             return self._stopped(str(error))
         if short := self._short_of_room(command):
@@ -135,7 +158,7 @@ class Supervisor:
             metrics=list(command.metrics),
             offset=command.offset,
         )
-        self.view.stage(f"{self.base.output.name} ({number})", None)
+        self.view.stage(f"{self.folder.name} ({number})", None)
         offset = self.log.size()
         self.log.note(f"attempt {number}: {command.shown()}")
         watcher = Watcher(
@@ -154,16 +177,28 @@ class Supervisor:
                 told = command.with_environment({"PYTHONUNBUFFERED": "1", **environment})
                 raw = self.folder / RAW
                 ended, reason = child.run(
-                    told, self.log, raw, watcher, hang_after=self.options.hang_after, lock=self.lock
+                    told,
+                    self.log,
+                    raw,
+                    watcher,
+                    alive=lambda: watcher.alive,
+                    hang_after=self.options.hang_after,
+                    lock=self.lock,
+                    say=self._say,
                 )
-        except OSError as error:
-            return self._stopped(f"{command.words[0]} cannot be started: {error}")
+        except (child.NotStarted, NoBackend) as error:
+            return self._stopped(str(error))
         reason = reason or watcher.look()
         last = next(iter(self._checkpoints(command)[::-1]), None)
         if reason in (PLATEAU, REACHED) and ended.asked:
             return Result(PAUSED, reason, learned(self.base, state), watcher.curve, last, verdict=watcher.verdict)
+        self.further = last is not None and last.step > (begun.step if begun else -1)
         if ended.code == 0 and reason != NAN:
-            steps = f"step {watcher.step}" + (f" of {watcher.total}" if watcher.total else "")
+            # What an upstream logs every so many steps ends before the run does; its last checkpoint may say more.
+            reached = max(watcher.step, last.step if last else 0)
+            steps = f"step {reached}" + (f" of {watcher.total}" if watcher.total else "")
+            if early(watcher, last):
+                return self._early(steps, command, watcher)
             return Result(DONE, f"ended well at {steps}", learned(self.base, state), watcher.curve, last)
         diagnosis = self._diagnosis(ended, reason, offset, watcher)
         return self._remedy(command, begun, diagnosis, watcher)
@@ -212,7 +247,7 @@ class Supervisor:
         for number, text in diagnosis.lines[-8:]:
             self._say(f"    {number or ''}: {text}")
 
-        def scene(remedy: Any, uses: int) -> remedies.Scene:
+        def scene(remedy: Remedy, uses: int) -> remedies.Scene:
             return remedies.Scene(
                 command,
                 diagnosis,
@@ -225,10 +260,15 @@ class Supervisor:
                 self.options.hub_caches,
             )
 
-        remedy, change, refused = remedies.choose(scene, diagnosis, state)
+        def plan(remedy: Remedy) -> None:
+            self.decisions.add("plan", f"{name}: {remedy.name}", cause=name, remedy=remedy.name)
+
+        remedy, change, refused = remedies.choose(scene, diagnosis, state, plan)
         for line in refused:
             self._say(f"    no remedy: {line}")
-        if change is None:
+        if change is None or remedy is None:
+            if refused:
+                self.decisions.add("refused", "; ".join(refused), cause=name)
             result = self._stopped(
                 cause.says if cause else "no row of the table of causes fits", command, watcher.curve
             )
@@ -242,9 +282,10 @@ class Supervisor:
         if change.factor is not None:
             # Whatever is written until the next attempt begins carries the rate of this one.
             more |= {"factor": change.factor, "from_step": max(newest, begun.step if begun else 0)}
-        changed = bool(change.settings or change.environment or change.factor)
-        got_further = newest > (begun.step if begun else -1)
-        self.same = 0 if changed or got_further else self.same + 1
+        # Waiting has a limit of its own, and remedies that come after it.
+        changed = bool(change.settings or change.environment or change.factor or change.wait)
+        self.same = 0 if changed or self.further else self.same + 1
+        more["further"] = self.further
         self._say(f"    remedy: {change.says}")
         self.decisions.add("remedy", change.says, cause=name, remedy=remedy.name, lines=shown, refused=refused, **more)
         if self.same >= SAME:
@@ -255,9 +296,31 @@ class Supervisor:
             time.sleep(change.wait)
         return None
 
+    def _early(self, steps: str, command: Command, watcher: Watcher) -> Result | None:
+        """An exit code of 0 before the last step: tried once more, and where that gets no further, told."""
+        self.same = 0 if self.further else self.same + 1
+        if self.same >= 2:
+            why = (
+                f"it ends by itself at {steps}, with exit code 0, and gets no further: early stopping, or a time limit"
+            )
+            return self._stopped(why, command, watcher.curve)
+        self._say(f"ended with exit code 0 at {steps}: goes on from the last good checkpoint")
+        self.decisions.add(
+            "remedy", f"goes on: ended at {steps}", cause="ended_early", remedy="resume", lines=[], further=self.further
+        )
+        return None
+
+    def _aside(self, item: Checkpoint) -> None:
+        """Moves a checkpoint out of upstream's sight, after that has been written down."""
+        why = f"later than the one that is gone on from: {item.path.name}"
+        self.decisions.add("aside", why, paths=[str(item.path)])
+        self._say(f"moved {item.path.name} aside, to {quarantine(item).name}")
+
     def _leave_behind(self, command: Command, lost: int) -> None:
         """Moves aside what was saved when the loss was lost, finite as the weights may be."""
         late = [item for item in own(command, self.decisions.state) if item.step >= lost]
+        if late:
+            self.decisions.add("aside", f"saved from step {lost} on", paths=[str(item.path) for item in late])
         for item in late:
             quarantine(item)
         if late:
@@ -293,6 +356,16 @@ class Supervisor:
             return
         with headless.Backend(chosen, {}).environment() as environment:
             yield environment
+
+
+def early(watcher: Watcher, last: Checkpoint | None) -> bool:
+    """Whether the steps are known to end later than both the metrics and the checkpoints do."""
+    if watcher.total is None or not watcher.step:
+        return False
+    points = watcher.curve.series("loss")
+    every = points[-1][0] - points[-2][0] if len(points) > 1 else 1
+    # What is logged every so many steps ends up to that much before the end.
+    return max(watcher.step + every, last.step + 1 if last else 0) <= watcher.total
 
 
 def words_of(ended: Ended) -> str:

@@ -12,8 +12,8 @@ the steps does not count, and how often the upstream logs does not either.
 
 A slope that is merely not significant alarms nobody: what has to lie below the rate that matters is the upper
 confidence bound of the rate of fall. The bound knows of correlated noise, spikes and heavy tails (`plateau_fit.py`).
-alpha is divided over the looks (Bonferroni, which holds however they hang together; for a curve that falls at just the
-rate that matters all the time, `bench/plateau.py` finds half of alpha used).
+alpha is divided over as many looks as independent ones would do the same (WORTH): Bonferroni over all of them would
+leave half of alpha unused on the least favourable curve. Where the total is not known, it is Bonferroni's.
 
 The slope is that of a window at the end, and belongs to the window's middle: there t and F are taken. The window is the
 shortest that would show a true plateau nine times in ten. Its noise and F decide that, not its slope.
@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .plateau_fit import Line, Noise, above, block_means, fit, noise_of, quantile
 
@@ -34,6 +34,9 @@ GROWTH = 1.1
 """Looks are that far apart where the total is not known, as a factor of the steps."""
 SPENT = 10
 """Look number k, from 0, then has SPENT/((k + SPENT)(k + SPENT + 1)) of alpha, which sums to 1 over all k."""
+WORTH = 16
+"""Independent looks that all looks of a run of known length are worth: their windows overlap. Calibrated on the least
+favourable curve alone, one that falls at just the rate that matters all the time (bench/plateau.py)."""
 POWER = 0.9
 WIDER = 1.25
 EPOCHS = 2
@@ -78,6 +81,21 @@ class Settings:
         return 1 + math.floor((1 - self.earliest) / self.every + 1e-9)
 
 
+SAID = {
+    "early": "too early: no look has been taken yet",
+    "few epochs": "cannot tell: too few epochs",
+    "few values": "cannot tell: too few values for their noise",
+    "cannot tell": "cannot tell: the loss may still fall at a rate that matters",
+    "falls": "the loss falls",
+    "stopped": "the loss has stopped falling",
+    "not fallen": "the loss has not fallen since a quarter of the steps",
+    "rises": "the loss rises",
+}
+SLOPE = "slope {slope} a step, between {low} and {high}, where a fall of {matters} a step matters"
+ROWS = "{rows} rows so far"
+LEFT_OUT = "{count} rows without a finite loss were left out"
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What the last look said.
@@ -85,11 +103,13 @@ class Verdict:
     `step`: the step of that look, -1 before the first. `slope`, `low`, `high`: loss per step, and the interval both of
     whose ends hold, each at all looks together, with confidence 1 - alpha. `statistic`: how far the slope is above that
     of the smallest fall that matters, in standard errors. `p`: its one-sided p at this look alone, to be compared with
-    `level`, this look's share of alpha. Figures are NaN where nothing can be said. `reason`: all of it in words.
-    `since`: the first step of the window that was judged, -1 without one.
+    `level`, this look's share of alpha. `matters`: the smallest rate of fall that matters, in loss per step. Figures
+    are NaN where nothing can be said. `kind`: a key of SAID. `since`: the first step of the window that was judged, -1
+    without one; `rows`: the losses so far; `left_out`: those that were not finite.
     """
 
     plateau: bool
+    kind: str
     step: int
     slope: float
     low: float
@@ -97,8 +117,28 @@ class Verdict:
     statistic: float
     p: float
     level: float
-    reason: str
+    matters: float
     since: int = -1
+    rows: int = 0
+    left_out: int = 0
+
+    @property
+    def said(self) -> list[tuple[str, dict[str, str]]]:
+        """What there is to say, in parts: labels as `look.words.Words` takes them, and their values."""
+        parts: list[tuple[str, dict[str, str]]] = [(SAID[self.kind], {})]
+        if self.since >= 0:
+            numbers = {name: f"{getattr(self, name):.3g}" for name in ("slope", "low", "high", "matters")}
+            parts.append((SLOPE, numbers))
+        elif self.step >= 0:
+            parts.append((ROWS, {"rows": str(self.rows)}))
+        if self.left_out:
+            parts.append((LEFT_OUT, {"count": str(self.left_out)}))
+        return parts
+
+    @property
+    def reason(self) -> str:
+        """All of it in English."""
+        return "; ".join(label.format(**values) for label, values in self.said)
 
 
 NAN = math.nan
@@ -123,7 +163,7 @@ class Watch:
         self._unfit = 0
         self._looks = 0
         self._next = self.settings.earliest * total_steps if total_steps else 0.0
-        self._last = Verdict(False, -1, NAN, NAN, NAN, NAN, NAN, NAN, "too early: no look has been taken yet")
+        self._last = Verdict(False, "early", -1, NAN, NAN, NAN, NAN, NAN, NAN, NAN)
 
     def add(self, step: int, loss: float, epoch: float | None = None) -> None:
         """`epoch`: passes through the data so far, where the upstream logs them."""
@@ -137,6 +177,16 @@ class Watch:
         self._losses.append(loss)
         self._epochs.append(epoch)
 
+    def spend(self, step: int) -> None:
+        """Looks up to `step` were taken before, on rows that a resume has replaced since: they are not taken again."""
+        if self.total is None:
+            while 0 < self._next <= step:
+                self._looks += 1
+                self._next *= GROWTH
+        elif self._next <= step:
+            every = self.settings.every * self.total
+            self._next += every * (1 + (step - self._next) // every)
+
     def verdict(self) -> Verdict:
         """That of the last look; takes the next one if it is due."""
         settings = self.settings
@@ -149,7 +199,7 @@ class Watch:
         elif self._looks == settings.looks:
             return self._last
         else:
-            share = 1 / settings.looks
+            share = 1 / min(settings.looks, WORTH)
             every = settings.every * self.total
             self._next += every * (1 + (self._steps[-1] - self._next) // every)
         self._looks += 1
@@ -169,10 +219,11 @@ class Watch:
                 if found.error * (found.bound + quantile(POWER, found.line.degrees)) <= found.matters:
                     break
         if found is None:
-            few = "epochs" if shortest > self.settings.longest else "values for their noise"
-            reason = f"cannot tell: too few {few} in {len(self._steps)} rows{self._left_out()}"
-            return Verdict(False, self._steps[-1], NAN, NAN, NAN, NAN, NAN, alpha, reason)
-        return found.verdict(self._steps[-1], alpha, self._left_out())
+            kind = "few epochs" if shortest > self.settings.longest else "few values"
+            said = Verdict(False, kind, self._steps[-1], NAN, NAN, NAN, NAN, NAN, alpha, NAN)
+        else:
+            said = found.verdict(self._steps[-1], alpha)
+        return replace(said, rows=len(self._steps), left_out=self._unfit)
 
     def _compare(
         self, steps: list[float], values: list[float], size: int, width: float, noise: Noise, alpha: float
@@ -205,9 +256,6 @@ class Watch:
             return 0.0
         return EPOCHS * told[-1][0] / told[-1][1] / (self._steps[-1] - self._steps[0])
 
-    def _left_out(self) -> str:
-        return f"; {self._unfit} rows without a finite loss were left out" if self._unfit else ""
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -224,26 +272,18 @@ class Comparison:
     bound: float
     since: int
 
-    def verdict(self, step: int, alpha: float, left_out: str) -> Verdict:
+    def verdict(self, step: int, alpha: float) -> Verdict:
         line, excess = self.line, self.line.slope + self.matters
         # Without any noise the loss is known exactly, and one that never changed does not fall.
         exact = math.inf if excess > 0 or line.slope == 0 else -math.inf
         statistic = excess / self.error if self.error > 0 else exact
         plateau = statistic > self.bound
         low, high = line.slope - self.bound * line.error, line.slope + self.bound * line.error
-        if not plateau and statistic < -self.bound:
-            said = "the loss falls"
-        elif not plateau:
-            said = "cannot tell: the loss may still fall at a rate that matters"
+        if not plateau:
+            kind = "falls" if statistic < -self.bound else "cannot tell"
         elif low > 0:
-            said = "the loss rises"
-        elif self.fall is None:
-            said = "the loss has not fallen since a quarter of the steps"
+            kind = "rises"
         else:
-            said = "the loss has stopped falling"
-        reason = (
-            f"{said}: slope {line.slope:.3g} a step, between {low:.3g} and {high:.3g}, "
-            f"where a fall of {self.matters:.3g} a step matters{left_out}"
-        )
+            kind = "not fallen" if self.fall is None else "stopped"
         p = above(statistic, line.degrees)
-        return Verdict(plateau, step, line.slope, low, high, statistic, p, alpha, reason, self.since)
+        return Verdict(plateau, kind, step, line.slope, low, high, statistic, p, alpha, self.matters, self.since)

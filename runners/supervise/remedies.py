@@ -15,10 +15,10 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from runners import headless
-from runners.places import in_words, size_of
+from runners.drawing import NoBackend
+from runners.room import in_words, size_of
 from runners.supervise import checkpoints
 from runners.supervise.attempt import own
 from runners.supervise.causes import Diagnosis, Remedy
@@ -111,10 +111,9 @@ def other_gl(scene: Scene) -> Change:
     order = [name for name in headless.ORDER if name not in used]
     if not order:
         raise NotPossible(f"{', '.join(headless.ORDER)} were all tried")
-    python = [scene.command.python]
     try:
-        backend = headless.choose(headless.trial_with(python), order, headless.devices_with(python))
-    except headless.NoBackend as error:
+        backend = headless.backend_for(scene.command.python, order)
+    except NoBackend as error:
         raise NotPossible(str(error)) from None
     return Change(f"draws with {backend.name}, which was tried and works", environment=backend.variables)
 
@@ -257,9 +256,15 @@ REMEDIES: Mapping[str, Callable[[Scene], Change]] = {
 
 
 def choose(
-    scene_of: Callable[[Remedy, int], Scene], diagnosis: Diagnosis, state: State
-) -> tuple[Any, Change | None, list[str]]:
-    """The first remedy of the cause that is possible and not used up: (remedy, change, why the ones before are not)."""
+    scene_of: Callable[[Remedy, int], Scene],
+    diagnosis: Diagnosis,
+    state: State,
+    plan: Callable[[Remedy], None],
+) -> tuple[Remedy | None, Change | None, list[str]]:
+    """The first remedy of the cause that is possible and not used up: (remedy, change, why the ones before are not).
+
+    `plan` is told of a remedy before it is begun: some remove files, install, or raise limits.
+    """
     refused: list[str] = []
     cause = diagnosis.cause
     for remedy in cause.remedies if cause else ():
@@ -267,6 +272,7 @@ def choose(
         if remedy.limit and uses >= remedy.limit:
             refused.append(f"{remedy.name}: taken {uses} times already")
             continue
+        plan(remedy)
         try:
             return remedy, REMEDIES[remedy.name](scene_of(remedy, uses)), refused
         except NotPossible as error:

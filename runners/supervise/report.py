@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -29,6 +30,8 @@ STATES = {
     INTERRUPTED: "The run was ended on request; the same command goes on.",
     "": "The run goes on, or its supervisor was killed; the same command goes on.",
 }
+BEST = "best"
+"""The folder of what came after the trials of --auto-tune (session.py)."""
 POINTS = 1500
 """More points than a chart has pixels make a page heavy and show nothing more."""
 
@@ -36,7 +39,11 @@ POINTS = 1500
 def write(folder: Path, command: Command, decisions: Decisions, causes: Sequence[Cause], lang: str) -> Path:
     """Writes `report.html` into `folder` and returns its path."""
     words = Words(lang)
-    curve = history(decisions.all)
+    curves, output = {words("loss"): history(decisions.all)}, command.output
+    best = Decisions(folder / BEST).all if (folder / BEST).is_dir() else []
+    if attempts := [item for item in best if item["kind"] == "attempt"]:
+        name = next((item["best"] for item in reversed(decisions.all) if item["kind"] == "tuned"), BEST)
+        curves[str(name)], output = history(best), Path(attempts[-1]["output"])
     state = decisions.state
     why = next((item["why"] for item in reversed(decisions.all) if item["kind"] in ("end", "stop")), "")
     body = [
@@ -45,7 +52,7 @@ def write(folder: Path, command: Command, decisions: Decisions, causes: Sequence
         note(f"{escape(words(STATES[state.ended]))} {escape(why)}", KINDS[state.ended]),
         paragraph(
             escape(
-                words("Output: {output}. Log, decisions and this page: {folder}.", output=command.output, folder=folder)
+                words("Output: {output}. Log, decisions and this page: {folder}.", output=output, folder=folder)
             )
         ),
         section("attempts", words("Attempts")),
@@ -55,7 +62,7 @@ def write(folder: Path, command: Command, decisions: Decisions, causes: Sequence
         ),
         *_settings(state.settings, state.environment, words),
         section("curve", words("Loss")),
-        _chart(curve, words),
+        _chart(curves, words),
         *_others(decisions.all, words),
     ]
     path = folder / PAGE
@@ -103,14 +110,16 @@ def _settings(settings: Mapping[str, str], environment: Mapping[str, str], words
     ]
 
 
-def _chart(curve: Curve, words: Words) -> str:
-    points = [
-        (float(step), value) for step, value in curve.series("loss") if value == value and abs(value) != float("inf")
-    ]
-    if not points:
+def _chart(curves: Mapping[str, Curve], words: Words) -> str:
+    """The loss of the run, and of the best of its trials to the end."""
+    drawn = []
+    for number, (name, curve) in enumerate(curves.items(), 1):
+        points = [(float(step), value) for step, value in curve.series("loss") if math.isfinite(value)]
+        if points:
+            drawn.append(Line(name, [points[:: max(1, len(points) // POINTS)]], number))
+    if not drawn:
         return paragraph(words("Nothing was recorded."), "quiet")
-    every = max(1, len(points) // POINTS)
-    return lines([Line(words("loss"), [points[::every]], 1)], words("Loss"), words("loss"), words=words)
+    return lines(drawn, words("Loss"), words("loss"), words=words)
 
 
 def _others(decisions: Sequence[Mapping[str, Any]], words: Words) -> list[str]:
@@ -122,7 +131,7 @@ def _others(decisions: Sequence[Mapping[str, Any]], words: Words) -> list[str]:
         (
             escape(item["time"][:19].replace("T", " ")),
             escape(words(item["kind"])),
-            escape(f"{item.get('name', '')} {item['why']}".strip()),
+            escape(f"{item['name']}: {item['why']}" if "name" in item else item["why"]),
         )
         for item in others
     ]

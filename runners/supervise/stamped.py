@@ -7,10 +7,19 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
+from runners.supervise.masking import hidden
+
 OWN = "graft: "
 """What the supervisor's own lines begin with, after the time."""
 BAR_SECONDS = 1.0
 """A progress bar repaints itself many times a second: one state of it in so many seconds is kept."""
+LONGEST = 64 << 10
+"""Bytes of a line; a longer one is broken, at a blank where its last KiB has one, and says so."""
+BROKEN = " [graft broke this long line here]"
+LAST = 4 << 10
+"""Bytes of a line without an end that `last` shows."""
+PIECE = 1 << 20
+"""Bytes that are read at once."""
 
 
 def stamp(moment: float) -> str:
@@ -19,19 +28,21 @@ def stamp(moment: float) -> str:
 
 
 class Stamped:
-    """Appends to `path` what `feed` is given, a line at a time, as `TIME  text`.
+    """Appends to `path` what `feed` is given, a line at a time, as `TIME  text`, without secrets (masking.py).
 
     A line that ends in a carriage return is a state of a progress bar. The last of each second is kept, and always the
-    last one before a whole line.
+    last one before a whole line. `clock` tells the time of day, which may be set back; `ticks` the seconds between bars.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
-        self.path, self.clock = path, clock
+    def __init__(
+        self, path: Path, clock: Callable[[], float] = time.time, ticks: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.path, self.clock, self.ticks = path, clock, ticks
         self.last = ""
         """What was said last, of a line or a bar."""
         self._rest = b""
         self._bar: tuple[float, str] | None = None
-        self._barred = 0.0
+        self._barred = float("-inf")
         self._out = path.open("a", encoding="utf-8", errors="replace")
 
     def size(self) -> int:
@@ -57,13 +68,22 @@ class Stamped:
             *states, text = line.split(b"\r")
             self._states(states, now)
             self._settle()
-            self._write(now, text.decode("utf-8", "replace"))
+            self._write(now, self._short(text, now).decode("utf-8", "replace"))
         *states, rest = self._rest.split(b"\r")
         self._states(states, now)
+        if len(rest) > LONGEST:
+            self._settle()
+            rest = self._short(rest, now)
         if rest.strip():
-            self.last = rest.decode("utf-8", "replace")
+            self.last = hidden(rest[-LAST:].decode("utf-8", "replace"))
         self._rest = rest + held
         self._out.flush()
+
+    def feed_from(self, path: Path) -> None:
+        """The same from a file, of any length."""
+        with path.open("rb") as file:
+            while data := file.read(PIECE):
+                self.feed(data)
 
     def end(self) -> None:
         """Writes what is left without a line's end."""
@@ -77,15 +97,29 @@ class Stamped:
         self.end()
         self._out.close()
 
+    def _short(self, line: bytes, now: float) -> bytes:
+        """Writes the beginning of a line that is too long, and returns its end."""
+        at = 0
+        while len(line) - at > LONGEST:
+            cut = line.rfind(b" ", at + LONGEST - 1024, at + LONGEST) + 1 or at + LONGEST
+            while cut > at + 1 and line[cut] & 0xC0 == 0x80:  # not within a letter
+                cut -= 1
+            self._write(now, line[at:cut].decode("utf-8", "replace") + BROKEN)
+            at = cut
+        return line[at:]
+
     def _states(self, states: list[bytes], now: float) -> None:
+        last = b""
         for state in states:
             if not state.strip():
                 continue
-            self._bar = (now, state.decode("utf-8", "replace"))
-            self.last = self._bar[1]
-            if now - self._barred >= BAR_SECONDS:
+            self._bar = (now, state[-LONGEST:].decode("utf-8", "replace"))
+            last = state
+            if self.ticks() - self._barred >= BAR_SECONDS:
                 self._settle()
-                self._barred = now
+                self._barred = self.ticks()
+        if last:
+            self.last = hidden(last[-LAST:].decode("utf-8", "replace"))
 
     def _settle(self) -> None:
         bar, self._bar = self._bar, None
@@ -93,9 +127,10 @@ class Stamped:
             self._write(*bar)
 
     def _write(self, moment: float, text: str) -> None:
-        if text.strip():
-            self.last = text
-        self._out.write(f"{stamp(moment)}  {text}\n")
+        shown = hidden(text)
+        if shown.strip():
+            self.last = shown
+        self._out.write(f"{stamp(moment)}  {shown}\n")
 
 
 def lines_from(path: Path, start: int) -> tuple[int, list[str]]:

@@ -18,12 +18,12 @@ from runners.supervise.plateau import Settings, Verdict, Watch
 NAN, PLATEAU, REACHED = "the loss is no number", "the loss has stopped falling", "the trial's steps are done"
 EVERY = 1.0
 """Seconds between two looks at the metrics."""
-NAN_ROWS = 3
-"""So many rows in a row without a finite loss end a run: one bad batch may be skipped by an upstream's own scaler."""
+NAN_ROWS = {"loss": 3, "gradient_norm": 20}
+"""So many values in a row that are not finite end a run. One bad batch may be skipped; a scaler of fp16 finds its scale
+in some ten steps whose gradients are infinite, and takes none of them."""
 LEVEL = 5
 """Rows at the beginning that say how high a loss may be."""
 SHOWN = ("loss", "learning_rate", "drift", "success")
-JUDGED = ("loss", "gradient_norm")
 
 
 def history(decisions: Sequence[Mapping[str, Any]]) -> Curve:
@@ -67,8 +67,9 @@ class Shows(Protocol):
 class Watcher:
     """Asked by `child.run` a few times a second; returns a reason to end the command, or the empty string.
 
-    `plateau`: how the loss is judged, or None. `paused` says whether a checkpoint as late as a step is there: the
-    command is ended for a plateau (or at `until` steps) only when it can go on from there.
+    `plateau`: how the loss is judged, or None; `on_plateau` is told of the first alarm, also one that earlier attempts
+    had. `paused` says whether a checkpoint as late as a step is there: the command is ended for a plateau (or at
+    `until` steps) only when it can go on from there.
     """
 
     def __init__(
@@ -90,16 +91,19 @@ class Watcher:
         self.offset = command.offset
         self.total = int(float(steps)) + self.offset if steps and float(steps) > 0 else None
         self.reader, self.curve = Reader(command.output, command.metrics, say=view.say), curve
-        self.plateau = Watch(plateau, self.total) if plateau is not None else None
+        self.settings = plateau
+        self.plateau: Watch | None = None
         self.verdict: Verdict | None = None
         self.bad: list[Row] = []
+        """Rows in a row without a finite loss; where the gradients alone told that the run is lost, those."""
+        self._unfit: dict[str, list[Row]] = {name: [] for name in NAN_ROWS}
+        self._told = False
         self._looked = 0.0
+        self.alive = time.monotonic()
+        """When something new was last seen in the metrics."""
         # What earlier attempts left in these files is in the curve already.
         self.reader.poll()
-        if self.plateau is not None:
-            epochs = dict(curve.series("epoch"))
-            for step, loss in curve.series("loss"):
-                self.plateau.add(step, loss, epochs.get(step))
+        self._replay()
 
     def __call__(self) -> str:
         now = time.monotonic()
@@ -113,20 +117,17 @@ class Watcher:
         """Reads what is new now."""
         rows = moved(self.reader.poll(), self.offset)
         self._take(rows)
-        for row in rows:
-            judged = [row.values[name] for name in JUDGED if name in row.values]
-            if judged:
-                self.bad = [*self.bad, row] if not all(map(math.isfinite, judged)) else []
+        lost = any([self._lost(row) for row in rows])
         if rows:
+            self.alive = time.monotonic()
             finite = {name: value for name, value in self.curve.last.items() if math.isfinite(value)}
             shown = {name: finite[name] for name in SHOWN if name in finite}
-            total = self.total or (int(finite["total_steps"]) if "total_steps" in finite else None)
-            self.view.update(self.step, total, **shown)
-        if len(self.bad) >= NAN_ROWS:
+            self.view.update(self.step, self.total, **shown)
+        if lost:
             return NAN
         if self.until is not None and self.step >= self.until and self.paused(self.until):
             return REACHED
-        return self._flat(bool(rows))
+        return self._flat()
 
     @property
     def step(self) -> int:
@@ -134,22 +135,57 @@ class Watcher:
         points = self.curve.series("loss")
         return points[-1][0] if points else 0
 
+    def _lost(self, row: Row) -> bool:
+        """Counts what is not finite in a row; whether it is enough, also where later rows of a poll are finite."""
+        for name in NAN_ROWS.keys() & row.values.keys():
+            self._unfit[name] = [] if math.isfinite(row.values[name]) else [*self._unfit[name], row]
+        if len(self.bad) >= NAN_ROWS["loss"]:
+            return True
+        many = len(self._unfit["gradient_norm"]) >= NAN_ROWS["gradient_norm"]
+        self.bad = self._unfit["gradient_norm"] if many else self._unfit["loss"]
+        return len(self.bad) >= NAN_ROWS["loss"]
+
+    def _replay(self) -> None:
+        """Looks again at what earlier attempts told, row by row as they did: the same looks, and the same alarm.
+
+        Those on rows that a resume has replaced are spent.
+        """
+        self._total()
+        if self.settings is None:
+            return
+        self.plateau = Watch(self.settings, self.total)
+        epochs = dict(self.curve.series("epoch"))
+        for step, loss in self.curve.series("loss"):
+            self._judge(step, loss, epochs.get(step))
+        self.plateau.spend(self.curve.highest)
+
+    def _total(self) -> bool:
+        """Takes the total from the metrics where the command does not tell it, as with epochs; whether it is new."""
+        told = self.curve.last.get("total_steps", math.nan)
+        if self.total is not None or not math.isfinite(told) or told < 1:
+            return False
+        self.total = int(told) + self.offset
+        return True
+
+    def _judge(self, step: int, loss: float, epoch: float | None) -> None:
+        if self.plateau is not None:
+            self.plateau.add(step, loss, epoch)
+            if self.verdict is None and self.plateau.verdict().plateau:
+                self.verdict = self.plateau.verdict()
+
     def _take(self, rows: list[Row]) -> None:
         self.curve.add(rows)
-        if self.plateau is not None:
-            for row in rows:
-                if "loss" in row.values:
-                    self.plateau.add(row.step, row.values["loss"], row.values.get("epoch"))
+        if self._total():
+            self._replay()
+            return
+        for row in rows:
+            if "loss" in row.values:
+                self._judge(row.step, row.values["loss"], row.values.get("epoch"))
 
-    def _flat(self, news: bool) -> str:
-        if self.plateau is None:
+    def _flat(self) -> str:
+        if self.verdict is None:
             return ""
-        if self.verdict is None and news:
-            verdict = self.plateau.verdict()
-            if verdict.plateau:
-                self.verdict = verdict
-                if self.on_plateau is not None:
-                    self.on_plateau(verdict, self.curve)
-        if self.verdict is not None and self.stops and self.paused(self.verdict.step):
-            return PLATEAU
-        return ""
+        if not self._told and self.on_plateau is not None:
+            self.on_plateau(self.verdict, self.curve)
+        self._told = True
+        return PLATEAU if self.stops and self.paused(self.verdict.step) else ""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -16,6 +18,9 @@ OLD_TORCH = b"\x80\x02"
 """How a file begins that torch wrote before its archives: a pickle, without checksums."""
 MOST_HEADER = 100 << 20
 """Bytes of a safetensors header at most (the format's own limit)."""
+
+TRIED = 64 << 20
+"""Bytes that are written to see whether a quota is used up."""
 
 
 def files_of(path: Path) -> list[Path]:
@@ -79,6 +84,8 @@ def _torch(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
+    except FileNotFoundError:
+        raise  # it has vanished, which is no damage
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
         return f"{path} is cut short or damaged: {error}"
     return f"{path} is damaged: the checksum of {broken} does not hold" if broken else None
@@ -89,3 +96,25 @@ def odd_number(path: Path) -> str | None:
     odd: list[str] = []
     json.loads(path.read_text(encoding="utf-8"), parse_constant=odd.append)
     return odd[0] if odd else None
+
+
+def full(path: Path, needed: int = 1 << 20) -> bool:
+    """Whether `needed` bytes (or a file at all) find no room where `path` is, or will be.
+
+    Asks the file system for free blocks and inodes, and writes at most TRIED bytes for a moment: a quota shows only so.
+    """
+    place = next(each for each in (path, *path.parents) if each.is_dir())
+    free = os.statvfs(place)
+    if free.f_bavail * free.f_frsize < needed or (free.f_files and not free.f_favail):
+        return True
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            for begin in range(0, min(needed, TRIED), 1 << 20):
+                file.write(bytes(min(1 << 20, needed - begin)))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        raise
+    return False

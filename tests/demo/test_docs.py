@@ -14,7 +14,8 @@ from graft.pack import load_pack
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = ("README.md", "README.zh-CN.md")
-PAGES = (*READMES, "THIRD_PARTY.md", "docs/adding-a-method.md", "envs/cpu-shims/README.md")
+PAGES = (*READMES, "THIRD_PARTY.md", "envs/cpu-shims/README.md")
+PAGES += ("docs/adding-a-method.md", "docs/launching.md", "docs/supervise.md")
 
 
 def read(name: str) -> str:
@@ -71,6 +72,13 @@ def test_both_languages_give_the_same_commands() -> None:
     ]
     assert commands[0] == commands[1]
     assert commands[0][:2] == ["make demo", "make test"]
+
+
+def test_both_languages_have_the_same_sections_and_lead_to_all_pages() -> None:
+    sections = [re.findall(r"(?m)^(#{1,3}) ", read(name)) for name in READMES]
+    assert sections[0] == sections[1]
+    for name in READMES:
+        assert {"docs/launching.md", "docs/supervise.md"} <= set(re.findall(r"\]\(([^)\s]+)\)", read(name)))
 
 
 def test_the_example_pack_loads(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from runners.intervals import Mean
 from runners.oid.estimate import Result, Value
 from runners.oid.estimate import Settings as Analysed
 from runners.oid.table import csv_text
+from runners.processes import sole
+from runners.work_folder import MARK
 from tests.browser import Browser
 from tests.pages import Reader, check_drawn, check_whole, needs_chromium
 
@@ -202,10 +204,24 @@ def test_the_command_in_one_process(
 
     monkeypatch.setattr(infodyn_digits, "ProcessPoolExecutor", Here)
     monkeypatch.setattr(keeping.metadata, "version", lambda name: "1")
-    words = ["--json", "--seeds", "2", "--choices", "4", "--steps", "1", "--no-probes", "--out", str(tmp_path)]
+    foreign = tmp_path / "mine"
+    foreign.mkdir()
+    (foreign / "report.html").write_text("mine", encoding="utf-8")
+    words = ["--json", "--seeds", "2", "--choices", "4", "--steps", "1", "--no-probes", "--out"]
     arms = ["--arms", "blocks, linear", "blocks, memory"]
-    assert infodyn_digits.main([*words, *arms]) == 0
-    said = capsys.readouterr().out.strip().splitlines()
+    assert infodyn_digits.main([*words, str(foreign), *arms]) == 2
+    assert "holds files that no run of this kind wrote" in capsys.readouterr().err
+    assert (foreign / "report.html").read_text(encoding="utf-8") == "mine"
+    tmp_path /= "work"
+    with sole(tmp_path):
+        (tmp_path / MARK).touch()
+        assert infodyn_digits.main([*words, str(tmp_path), *arms]) == 2
+    assert "is in use by the run with process id" in capsys.readouterr().err
+    assert not (tmp_path / "kept").exists()
+    assert infodyn_digits.main([*words, str(tmp_path), *arms]) == 0
+    printed = capsys.readouterr()
+    assert "    infodyn-digits: run 4 of 4 (100 %), ended after 0:" in printed.err
+    said = printed.out.strip().splitlines()
     figures = json.loads(said[-1])
     assert len(said) == 1
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8")) == figures

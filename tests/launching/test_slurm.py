@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,8 +20,10 @@ SRUN = """#!PYTHON
 import os, signal, subprocess, sys
 assert sys.argv[1] == "--kill-on-bad-exit=1", sys.argv
 running = []
+# As Slurm does from 22.05 on: a step's CPUs are its own matter, and one where it does not say.
+cpus = os.environ.get("SRUN_CPUS_PER_TASK", "1")
 for node in range(int(os.environ["SLURM_NNODES"])):
-    own = {**os.environ, "SLURM_PROCID": str(node), "SLURM_NODEID": str(node)}
+    own = {**os.environ, "STEP_CPUS": cpus, "SLURM_PROCID": str(node), "SLURM_NODEID": str(node)}
     running.append(subprocess.Popen(sys.argv[2:], env=own))
 signal.signal(signal.SIGTERM, lambda *_: [each.terminate() for each in running])
 sys.exit(max(abs(each.wait()) for each in running))
@@ -37,7 +40,8 @@ import json, os, sys, time
 named = {name: value for name, value in os.environ.items() if name.startswith(("PET_", "RDZV", "MASTER_", "NNODES",
     "NPROC_", "FORCE_"))}
 with open("launched." + os.environ["SLURM_PROCID"], "w") as file:
-    json.dump({"argv": [os.path.basename(sys.argv[0]), *sys.argv[1:]], "named": named}, file)
+    json.dump({"argv": [os.path.basename(sys.argv[0]), *sys.argv[1:]], "named": named,
+        "cpus": os.environ["STEP_CPUS"]}, file)
 time.sleep(float(os.environ.get("SECONDS_TO_RUN", "0")))
 sys.exit(int(os.environ.get("ENDS_WITH", "0")))
 """
@@ -79,12 +83,20 @@ def around(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, **job, "PATH": path, "GRAFT": str(tmp_path)}
 
 
+def asked_cpus(script: Path) -> str:
+    """What sbatch takes from the script's head: lines from the first command on are no longer read."""
+    head = script.read_text().split("\nset -euo", 1)[0]
+    (cpus,) = re.findall(r"(?m)^#SBATCH --cpus-per-task=(\d+)$", head)
+    return str(cpus)
+
+
 def started(script: Path, folder: Path, around: dict[str, str], **more: str) -> subprocess.Popen[bytes]:
+    """The script as sbatch starts it, on the command line of which nothing but sizes of nodes was said."""
     log = (folder / "log").open("wb")
     return subprocess.Popen(
         ["bash", str(script), *GIVEN],
         cwd=folder,
-        env={**around, **more},
+        env={**around, "SLURM_CPUS_PER_TASK": asked_cpus(script), **more},
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
@@ -119,6 +131,7 @@ def test_every_node_starts_the_same_command_with_one_master(name: str, tmp_path:
     assert ended(started(SCRIPT[name], tmp_path, around), tmp_path) == 0
     first, second = launched(tmp_path)
     assert first == second
+    assert int(first["cpus"]) == int(asked_cpus(SCRIPT[name])) > 8, "a core for each of eight ranks, and its loaders"
     named = first["named"]
     if name == "torchrun":
         assert first["argv"] == ["torchrun", *GIVEN]
@@ -147,6 +160,20 @@ def test_every_node_starts_the_same_command_with_one_master(name: str, tmp_path:
             *("main_process_ip:", "node0", "main_process_port:", "21415"),
         ]
     assert not (tmp_path / "requeued").exists()
+
+
+@pytest.mark.parametrize("name", SCRIPT)
+def test_the_cpus_of_the_command_line_reach_every_task(name: str, tmp_path: Path, around: dict[str, str]) -> None:
+    assert ended(started(SCRIPT[name], tmp_path, around, SLURM_CPUS_PER_TASK="64"), tmp_path) == 0
+    assert [each["cpus"] for each in launched(tmp_path)] == ["64", "64"]
+
+
+def test_every_line_of_the_page_asks_for_cpus() -> None:
+    page = (ROOT / "docs" / "launching.md").read_text(encoding="utf-8")
+    sentences = [page, *(script.read_text(encoding="utf-8") for script in SCRIPTS)]
+    given = [line for text in sentences for line in re.findall(r"(?m)^.*\bsbatch --nodes.*$", text)]
+    assert len(given) == 2 * len(SCRIPTS)
+    assert all("--cpus-per-task 64" in line for line in given)
 
 
 @pytest.mark.parametrize("name", SCRIPT)

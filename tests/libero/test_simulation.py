@@ -1,6 +1,6 @@
 """The patched LIBERO in its simulator: its environment is the one that docs name, with mujoco and robosuite.
 
-GRAFT_LIBERO names the patched checkout, or a folder that `python -m runners libero-assets` made of it; else upstreams/LIBERO.
+GRAFT_LIBERO names the patched checkout, or what `python -m runners libero-assets` made of it; else upstreams/LIBERO.
 """
 
 from __future__ import annotations

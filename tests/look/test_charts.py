@@ -83,6 +83,6 @@ def test_spread_moves_as_little_as_it_must() -> None:
 def test_what_a_chart_says_by_itself_is_in_the_language_of_the_page() -> None:
     words = Words("zh")
     assert "没有记录" in charts.lines([], "t", "u", words=words)
-    assert "没有测量" in charts.intervals([], "t", "u", words=words)
+    assert "未测量" in charts.intervals([], "t", "u", words=words)
     assert "没有大于零的值" in charts.points_on_log({}, "t", "a", "u", words=words)
     assert ">优化器步<" in charts.lines([charts.Line("a", [[(0, 1.0)]])], "t", "u", words=words)

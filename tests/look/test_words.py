@@ -117,6 +117,9 @@ def test_an_unknown_label_is_an_error_that_names_label_and_file() -> None:
         ({"LC_ALL": "", "LC_MESSAGES": "zh_TW", "LANG": "en_US"}, "zh"),
         ({"GRAFT_LANG": "en", "LANG": "zh_CN.UTF-8"}, "en"),
         ({"GRAFT_LANG": "zh"}, "zh"),
+        ({"GRAFT_LANG": "zh_CN.UTF-8", "LANG": "en_US"}, "zh"),
+        ({"GRAFT_LANG": "EN-gb", "LANG": "zh_CN"}, "en"),
+        ({"LANG": "zhx"}, "en"),
     ],
 )
 def test_the_default_is_the_variable_then_the_locale(environment: dict[str, str], expected: str) -> None:
@@ -133,6 +136,11 @@ def test_the_option_and_its_variable_take_known_languages_only(
 
     monkeypatch.delenv("GRAFT_LANG", raising=False)
     assert [parse("--lang", lang) for lang in LANGUAGES] == list(LANGUAGES)
+    assert [parse("--lang", tag) for tag in ("zh_CN", "zh-CN", "zh_CN.UTF-8", "zh@pinyin", "en_US")] == ["zh"] * 4 + [
+        "en"
+    ]
+    monkeypatch.setenv("GRAFT_LANG", "zh-CN")
+    assert parse() == "zh"
     monkeypatch.setenv("GRAFT_LANG", "fr")
     with pytest.raises(SystemExit):
         parse()

@@ -23,6 +23,7 @@ from runners.oid.decomposition import NAMES, SUMS
 from runners.oid.estimate import Result, Settings, Value, estimate
 from runners.oid.kept import FILE, Kept, key_of
 from runners.oid.table import csv_text, read_csv
+from runners.progress import View
 from tests.browser import Browser
 from tests.oid.gaussian_atoms import atoms_of
 from tests.oid.oid_runs import EXPERTS, TARGET, content, task, write
@@ -75,10 +76,28 @@ def test_processes_do_not_change_the_numbers(analysed: Path, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     again = (tmp_path / "moe" / "atoms.csv").read_bytes()
     assert again == (analysed / "oid_plots" / "moe" / "atoms.csv").read_bytes()
-    assert "moe, pairs: 0 of 9" in done.stderr
-    assert "moe, pairs: 9 of 9" in done.stderr
-    assert "\r" not in done.stderr
+    assert "    moe: pair 9 of 9 (100 %), ended after 0:" in done.stderr
+    assert "\x1b" not in done.stderr
     assert "9 of 9 computed, 0 with a singular covariance, 0 files skipped" in done.stdout
+
+
+def test_pairs_are_counted_as_they_are_done(
+    analysed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[tuple[int, int]] = []
+    update = View.update
+
+    def told(view: View, step: int | None = None, total: int | None = None, **values: float) -> None:
+        seen.append((step or 0, total or 0))
+        update(view, step, total, **values)
+
+    monkeypatch.setattr(View, "update", told)
+    words = ["--run-dir", str(analysed), "--out", str(tmp_path), "--top-n-experts", "3", "--lang", "zh"]
+    assert analyze_oid.main([*words, *QUICK]) == 0
+    assert seen == [(done, 9) for done in range(10)]
+    said = capsys.readouterr()
+    assert "moe: 第 9/9 对 (100 %)" in said.err
+    assert "第 9/9 对" not in said.out
 
 
 def test_the_page_is_whole_and_every_picture_is_a_file(analysed: Path) -> None:

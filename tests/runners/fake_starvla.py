@@ -17,6 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 TRAIN = """
 import json, os, pathlib, random, sys
+import zipfile
 given = dict(word.removeprefix("--").partition("=")[::2] for word in sys.argv[3:])
 assert sys.argv[1] == "--config_yaml" and pathlib.Path(sys.argv[2]).is_file()
 notes = pathlib.Path(os.environ["FAKE_NOTES"])
@@ -36,12 +37,25 @@ weights = {f"{name}.weight": 0.0 for name in ("qwen_vl_interface", "action_model
 weights |= {f"{name}.weight": 0.0 for name in ("fusion_module", "world_predictor")}
 if "trainer.pretrained_checkpoint" in given:
     weights |= json.loads(pathlib.Path(given["trainer.pretrained_checkpoint"]).read_text())
+run = pathlib.Path(given["run_root_dir"]) / stage
+saved = run / "checkpoints"
+if given["trainer.is_resume"] == "true":
+    step, last = max((int(path.name.split("_")[1]), path) for path in saved.glob("steps_*_pytorch_model.pt"))
+    with zipfile.ZipFile(last) as archive:
+        weights = json.loads(archive.read("weights"))
+    with notes.open("a") as file:
+        file.write(f"from step {step}" + chr(10))
+if told == "die in " + stage:
+    saved.mkdir(parents=True)
+    with zipfile.ZipFile(saved / "steps_2_pytorch_model.pt", "w") as archive:
+        archive.writestr("weights", json.dumps(weights))
+    (saved / "steps_3_pytorch_model.pt").write_bytes(b"cut short")
+    sys.exit(1)
 frozen = given["trainer.freeze_modules"].split(",")
 random.seed(json.dumps(given))
 for name in weights:
     if name.split(".")[0] not in frozen or told == "thaw " + stage:
         weights[name] += random.random()
-run = pathlib.Path(given["run_root_dir"]) / stage
 (run / "final_model").mkdir(parents=True)
 (run / "final_model" / "pytorch_model.pt").write_text(json.dumps(weights))
 for name in ("config.yaml", "dataset_statistics.json"):

@@ -8,7 +8,7 @@ from typing import Any
 from runners.openvla_arms import ARMS
 from runners.openvla_facts import Facts
 from runners.openvla_scores import Score, scores_of
-from runners.stages import DONE, FAILED, Outcome, Stage
+from runners.stage import DONE, FAILED, Outcome, Stage
 
 SUITE, GENERAL = "libero_spatial", ["libero_object", "libero_goal"]
 SEEDS = [0, 1, 2]

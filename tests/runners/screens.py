@@ -74,12 +74,15 @@ class Terminal:
     """`code` run by this Python with a pseudo terminal of `columns` for its input and output."""
 
     def __init__(self, code: str, columns: int, environment: Mapping[str, str] | None = None) -> None:
-        kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "CI", "PYTHONPATH")}
+        kept = {
+            name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "CI", "PYTHONPATH", "LC_ALL")
+        }
         env = {
             **kept,
             "TERM": "xterm",
             "PYTHONPATH": str(REPOSITORY),
             "PYTHONIOENCODING": "utf-8",
+            "LC_CTYPE": "C.UTF-8",
             **(environment or {}),
         }
         size = struct.pack("HHHH", 30, columns, 0, 0)

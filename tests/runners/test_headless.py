@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from runners import headless
-from runners.headless import NoBackend, choose, devices_with, trial_with
+from runners import drawing, egl_devices, headless, table
+from runners.drawing import NoBackend, trial_with
+from runners.egl_devices import devices_with
+from runners.headless import choose
 from runners.table import ROOT
 
 
@@ -61,6 +63,49 @@ def test_glx_is_tried_under_an_xvfb_which_ends_with_its_use(display: Path) -> No
         os.kill(server, 0)
 
 
+def test_a_talkative_xvfb_does_not_stop_and_its_last_words_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = tmp_path / "written"
+    fake_xvfb(
+        tmp_path,
+        f"os.write(2, b'x' * (1 << 20)); open({str(written)!r}, 'w').close(); os.write(int(sys.argv[2]), b'78\\n')\n"
+        "time.sleep(60)",
+    )
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with headless.Backend("glx", {}).environment() as environment:
+        assert environment["DISPLAY"] == ":78"
+        assert written.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl(2) is Linux's")
+def test_the_screen_ends_where_headless_is_killed(display: Path) -> None:
+    code = (
+        f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\nfrom runners.headless import Backend\n"
+        "with Backend('glx', {}).environment():\n    print('up', flush=True)\n    time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        server = int((display / "pid").read_text(encoding="utf-8"))
+        process.kill()
+    until = time.monotonic() + 10
+    while alive(server) and time.monotonic() < until:
+        time.sleep(0.02)
+    ended = not alive(server)
+    if not ended:
+        os.kill(server, signal.SIGKILL)
+    assert ended
+
+
+def alive(process: int) -> bool:
+    """Whether it runs: one that has ended may stand in the table of processes until its parent has asked for it."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_when_nothing_draws_every_reason_and_remedy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NoBackend) as refusal:
@@ -86,14 +131,14 @@ def test_an_xvfb_that_does_not_start_is_a_reason(tmp_path: Path, monkeypatch: py
     ],
 )
 def test_a_trial_is_a_process_that_has_to_draw(script: str, why: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(headless, "TRIAL", script)
+    monkeypatch.setattr(drawing, "TRIAL", script)
     found = trial_with([sys.executable])({"MUJOCO_GL": "egl"})
     assert (found is None) if why is None else (found is not None and why in found)
 
 
 def test_a_trial_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(headless, "TRIAL", "import time; time.sleep(60)")
-    monkeypatch.setattr(headless, "PATIENCE", 0.2)
+    monkeypatch.setattr(drawing, "TRIAL", "import time; time.sleep(60)")
+    monkeypatch.setattr(drawing, "PATIENCE", 0.2)
     assert "nothing drawn" in str(trial_with([sys.executable])({}))
 
 
@@ -113,17 +158,17 @@ def test_a_trial_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_egl_devices_are_those_that_robosuite_takes(
     variables: Mapping[str, str], robosuite: bool, expected: list[str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(headless, "DEVICES", f'print(\'{{"devices": 3, "robosuite": {str(robosuite).lower()}}}\')')
+    monkeypatch.setattr(egl_devices, "DEVICES", f'print(\'{{"devices": 3, "robosuite": {str(robosuite).lower()}}}\')')
     assert devices_with([sys.executable], variables)() == expected
 
 
 def test_a_mismatch_is_a_reason_to_leave_egl_and_so_is_a_machine_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(headless, "DEVICES", 'print(\'{"devices": 1, "robosuite": true}\')')
+    monkeypatch.setattr(egl_devices, "DEVICES", 'print(\'{"devices": 1, "robosuite": true}\')')
     mismatch = devices_with([sys.executable], {"CUDA_VISIBLE_DEVICES": "3"})
     backend = choose(lambda _: None, devices=mismatch)
     assert backend.name == "osmesa"
     assert "CUDA_VISIBLE_DEVICES=3 names none of the 1 EGL devices" in backend.refused["egl"]
-    monkeypatch.setattr(headless, "DEVICES", "raise SystemExit('no libEGL')")
+    monkeypatch.setattr(egl_devices, "DEVICES", "raise SystemExit('no libEGL')")
     assert "no libEGL" in choose(lambda _: None, devices=devices_with([sys.executable], {})).refused["egl"]
 
 
@@ -145,7 +190,8 @@ def draws_with(*names: str) -> str:
 def test_without_a_command_the_lines_for_a_shell_are_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(headless, "TRIAL", draws_with("osmesa"))
+    monkeypatch.setattr(drawing, "HAS_MUJOCO", "")
+    monkeypatch.setattr(drawing, "TRIAL", draws_with("osmesa"))
     assert headless.main(["--python", sys.executable]) == 0
     said = capsys.readouterr()
     assert said.out == "export MUJOCO_GL=osmesa\nexport PYOPENGL_PLATFORM=osmesa\n"
@@ -160,7 +206,8 @@ def test_without_a_command_the_lines_for_a_shell_are_printed(
 def test_glx_without_a_command_is_refused_since_its_screen_would_be_gone(
     display: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(headless, "TRIAL", draws_with("glx"))
+    monkeypatch.setattr(drawing, "HAS_MUJOCO", "")
+    monkeypatch.setattr(drawing, "TRIAL", draws_with("glx"))
     assert headless.main(["--python", sys.executable]) == 1
     said = capsys.readouterr()
     assert said.out == ""
@@ -177,7 +224,8 @@ def test_glx_without_a_command_is_refused_since_its_screen_would_be_gone(
 def test_a_command_s_exit_code_is_its_own_and_the_screen_ends(
     script: str, code: int, display: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(headless, "TRIAL", draws_with("glx"))
+    monkeypatch.setattr(drawing, "HAS_MUJOCO", "")
+    monkeypatch.setattr(drawing, "TRIAL", draws_with("glx"))
     assert headless.main(["--python", sys.executable, "--gl", "glx", "--", sys.executable, "-c", script]) == code
     with pytest.raises(ProcessLookupError):
         os.kill(int((display / "pid").read_text(encoding="utf-8")), 0)
@@ -192,8 +240,9 @@ def test_a_signal_reaches_the_command_and_the_screen_ends_after_it(display: Path
         "print('up', os.getpid(), flush=True)\ntime.sleep(60)"
     )
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom runners import __main__ as entry, headless\n"
-        f"headless.TRIAL = {draws_with('glx')!r}\n"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom runners import __main__ as entry, drawing\n"
+        "drawing.HAS_MUJOCO = ''\n"
+        f"drawing.TRIAL = {draws_with('glx')!r}\n"
         f"sys.exit(entry.main(['--here', 'headless', '--python', {sys.executable!r}, '--gl', 'glx', '--', "
         f"{sys.executable!r}, '-c', {child!r}]))"
     )
@@ -210,8 +259,9 @@ def test_a_signal_reaches_the_command_and_the_screen_ends_after_it(display: Path
 
 def test_sigterm_while_the_choice_is_made_ends_the_screen(display: Path) -> None:
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom runners import __main__ as entry, headless\n"
-        f"headless.TRIAL = {'import time; time.sleep(60)'!r}\n"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom runners import __main__ as entry, drawing\n"
+        "drawing.HAS_MUJOCO = ''\n"
+        f"drawing.TRIAL = {'import time; time.sleep(60)'!r}\n"
         f"sys.exit(entry.main(['--here', 'headless', '--python', {sys.executable!r}, '--gl', 'glx']))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
@@ -226,19 +276,64 @@ def test_sigterm_while_the_choice_is_made_ends_the_screen(display: Path) -> None
         os.kill(int(noted.read_text(encoding="utf-8")), 0)
 
 
-def test_an_interpreter_with_mujoco_is_looked_for_and_its_lack_told(
+def python_in(folder: Path, name: str = "python", *, mujoco: bool) -> str:
+    """An interpreter that has mujoco or not; nothing but that can be asked of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\nexit {int(not mujoco)}\n", encoding="utf-8")
+    (folder / name).chmod(0o755)
+    return str(folder / name)
+
+
+def test_the_command_s_own_interpreter_is_taken_then_path_s_the_caller_s_and_a_built_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own, on_path = python_in(tmp_path / "own", mujoco=True), python_in(tmp_path / "path", mujoco=True)
+    caller = python_in(tmp_path / "caller", mujoco=True)
+    built = python_in(tmp_path / ".venvs" / next(reversed(table.BUILT_BY)) / "bin", mujoco=True)
+    python_in(tmp_path / ".venvs" / "openvla" / "bin", mujoco=False)
+    for name, first in (("direct", f"#!{own}"), ("long", f'#!/bin/sh\n\'\'\'exec\' "{own}" "$0" "$@"')):
+        (tmp_path / "path" / name).write_text(f"{first}\n", encoding="utf-8")
+        (tmp_path / "path" / name).chmod(0o755)
+    python_in(tmp_path / "path", "env-one", mujoco=True)
+    (tmp_path / "path" / "env-one").write_text("#!/usr/bin/env python\n", encoding="utf-8")
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    monkeypatch.setenv(table.CALLER, caller)
+    monkeypatch.setattr(table, "ROOT", tmp_path)
+    monkeypatch.setattr(headless.sys, "executable", python_in(tmp_path / "engine", mujoco=False))
+    for command, expected in (
+        ([own, "evaluate.py"], own),
+        (["direct", "--suite", "x"], own),
+        (["long"], own),
+        (["env-one"], on_path),
+        (["no-such-program"], on_path),
+        ([], on_path),
+    ):
+        assert headless.interpreter_for(command) == expected, command
+    python_in(tmp_path / "path", mujoco=False)
+    assert headless.interpreter_for(["env-one"]) == caller
+    python_in(tmp_path / "caller", mujoco=False)
+    assert headless.interpreter_for([own]) == own
+    assert headless.interpreter_for([]) == built
+    python_in(Path(built).parent, mujoco=False)
+    assert headless.interpreter_for([]) is None
+
+
+def test_where_no_interpreter_has_mujoco_that_is_told_once_and_nothing_about_drawing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    own = tmp_path / "python3"
-    own.write_text("#!/bin/sh\nexit 0\n", encoding="utf-8")
-    own.chmod(0o755)
-    assert headless.interpreter_for([str(own), "evaluate.py"]) == str(own)
-    own.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
-    monkeypatch.setattr(headless.sys, "executable", str(own))
-    monkeypatch.setattr(headless.table, "ROOT", tmp_path)
-    assert headless.interpreter_for([str(own)]) is None
+    without = python_in(tmp_path, mujoco=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(headless.sys, "executable", without)
+    monkeypatch.setattr(table, "ROOT", tmp_path)
     assert headless.main([]) == 2
     assert "name one with --python" in capsys.readouterr().err
+    for python, why in ((without, "has no mujoco"), (str(tmp_path / "none"), "does not start")):
+        assert headless.main(["--python", python]) == 2
+        said = capsys.readouterr().err
+        assert f"error: {python} {why}" in said
+        assert "-m pip install mujoco" in said
+        assert "apt-get" not in said
+        assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", headless.ORDER)
@@ -246,7 +341,7 @@ def test_a_real_command_draws_with(name: str) -> None:
     python = headless.interpreter_for([])
     if python is None:
         pytest.skip("no interpreter with mujoco: run `make openvla`")
-    command = ["--gl", name, "--python", python, "--", python, "-c", headless.TRIAL]
+    command = ["--gl", name, "--python", python, "--", python, "-c", drawing.TRIAL]
     ran = subprocess.run(
         [sys.executable, str(ROOT / "runners"), "--here", "headless", *command], capture_output=True, text=True
     )

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from runners import going_on as going
 from runners import infodyn_llamafactory as runner
+from runners.infodyn_toy import probed_every
 from runners.supervise.checkpoints import Checkpoint
 
 TRAIN = """#!{python}
@@ -99,7 +101,7 @@ def test_it_goes_on_from_the_last_whole_checkpoint_and_puts_later_ones_aside(gra
     for step in (20, 40):
         (grafted.home / "run" / f"checkpoint-{step}").mkdir()
     whole = Checkpoint(grafted.home / "run" / "checkpoint-20", 20)
-    monkeypatch.setattr(runner, "last_good", lambda command, say: whole)
+    monkeypatch.setattr(going, "last_good", lambda command, say: whole)
     grafted.broken.unlink()
     assert runner.main() == 0
     assert "train: not finished before, goes on" in capsys.readouterr().out
@@ -141,7 +143,7 @@ def test_without_a_folder_it_lies_where_runs_lie(
     [(480, 20, 4), (280, 20, 4), (240, 20, 3), (120, 20, 2), (60, 20, 1), (20, 20, 1), (10, 20, 1), (480, 200, 1)],
 )
 def test_every_run_that_is_as_long_as_planned_is_probed(steps, chunk_steps, expected):
-    every = runner.probed_every(steps, chunk_steps)
+    every = probed_every(steps, chunk_steps)
     assert every == expected
     assert every <= max(1, -(-steps // chunk_steps))
 

@@ -209,6 +209,7 @@ def test_a_row_is_what_a_controller_sees_and_the_action_that_follows(
 ) -> None:
     assert record.record(options, tmp_path / "work", 5) == 0
     said = capsys.readouterr().out
+    assert "    libero_goal: demonstration 6 of 6 (100 %), success 66.7 %, ended after 0:" in said
     assert "4 of 6 demonstrations, 8 steps; 6 actions that move nothing were left out" in said
     assert "2 replays did not end in success, and were dropped: task 0 demo_1, task 1 demo_1" in said
     folder = dataset.folder_of(options.out, "libero_goal")

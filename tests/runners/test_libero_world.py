@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import math
@@ -20,6 +21,7 @@ from runners.libero_world.evaluate import PolicyError, continued, run_episode, t
 from runners.libero_world.messages import Closed, Observation, receive, send  # noqa: E402
 from runners.libero_world.policy import ready  # noqa: E402
 from runners.libero_world.remote import PolicyGone, RemotePolicy  # noqa: E402
+from runners.progress import View  # noqa: E402
 from tests.browser import Browser  # noqa: E402
 from tests.pages import check_drawn, needs_chromium  # noqa: E402
 
@@ -338,7 +340,7 @@ def test_a_browser_draws_the_report_in_both_languages(browser: Browser, tmp_path
         assert conclude(tmp_path, arms, logs, {"asset_standins": 3, "suite": "x"}, [0], Words(lang)) == 0
         pages[lang] = (tmp_path / "report.html").read_text(encoding="utf-8")
         assert "Plain shapes stood in for 3" in json.loads((tmp_path / "results.json").read_text())["remarks"][0]
-    assert "LIBERO 的 3 个素材由简单几何体代替" in pages["zh"]
+    assert "LIBERO 有 3 个素材用简单几何体代替" in pages["zh"]
     check_drawn(browser, pages, tmp_path, "libero")
 
 
@@ -388,6 +390,69 @@ def test_options_that_cannot_be_are_refused(words: list[str], says: str, tmp_pat
     given = ["--checkout", str(tmp_path), "--policy-python", sys.executable, "--work", str(tmp_path / "work")]
     assert main([*given, *words]) == 2
     assert says in capsys.readouterr().err
+
+
+class Loaded:
+    """Stands in for a policy's process: it is there at once."""
+
+    execute_steps, hello = 4, {"execute_steps": 4}
+
+    def __init__(self, *_: object) -> None: ...
+    def __enter__(self) -> Loaded:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Empty:
+    """Stands in for LIBERO's world: `run_episode` is replaced too."""
+
+    initial_states = (None,) * 2
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+    def begin(self, episode: int, moved: int | None) -> None:
+        self.episode = episode
+
+    def close(self) -> None: ...
+
+
+def test_episodes_are_counted_while_they_are_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("mujoco")
+    from runners.libero_world import compare
+    from runners.starvla_libero import ARMS
+
+    seen: list[tuple[int | None, float | None]] = []
+    update = View.update
+
+    def told(view: View, step: int | None = None, total: int | None = None, **values: float) -> None:
+        seen.append((step, values.get("success")))
+        update(view, step, total, **values)
+
+    def played(policy: object, world: Any) -> dict[str, Any]:
+        given = {"success": world.episode == 0, "outcome": "success", "move_step": None, "moved_at": None}
+        return given | {"trace": [], "policy_seconds": 0.0}
+
+    monkeypatch.setattr(View, "update", told)
+    for name, stand_in in (("RemotePolicy", Loaded), ("LiberoWorld", Empty), ("run_episode", played)):
+        monkeypatch.setattr(compare, name, stand_in)
+    monkeypatch.setattr(compare, "tasks_of", lambda options: ([0, 1], []))
+    monkeypatch.setattr(compare, "conclude", lambda *_: 0)
+    options = argparse.Namespace(work=tmp_path / "run", lang="en", baseline=[Path("a"), Path("b")], episodes=2)
+    options.__dict__ |= {"suite": "x", "limit": None, "move_step": None, "execute_steps": None, "unnorm_key": None}
+    options.__dict__ |= {"state": None, "no_gpu": True, "policy_python": "python", "checkout": tmp_path}
+    options.work.mkdir()
+    arms = {"baseline": ARMS["baseline"]}
+    assert compare.compare(options, arms, ("calm", "moved"), 0, lambda *_: {}) == 0
+    one = [(0, None), (1, 1.0), (2, 0.5), (2, 0.5), (3, 2 / 3), (4, 0.5), (4, 0.5), (5, 0.6), (6, 0.5), (6, 0.5)]
+    assert seen == 2 * [*one, (7, 4 / 7), (8, 0.5)]
+    said = capsys.readouterr().out
+    assert "    baseline, seed 0: episode 8 of 8 (100 %), success 50.0 %, ended after 0:" in said
+    assert "    baseline, seed 1: episode 8 of 8 (100 %), success 50.0 %, ended after 0:" in said
+    seen.clear()
+    assert compare.compare(options, arms, ("calm", "moved"), 0, lambda *_: {}) == 0
+    assert seen == []
 
 
 def test_episodes_of_a_comparison_that_was_stopped_are_not_played_again(tmp_path: Path) -> None:

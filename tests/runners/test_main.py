@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +15,7 @@ import pytest
 
 from runners import __main__ as entry
 from runners import table
-from runners.table import BUILT_BY, RUNNERS, SHIMS, UnknownRunner, find, overview
+from runners.table import BUILT_BY, RUNNERS, SHIMS, Runner, UnknownRunner, find, overview
 
 ROOT = table.ROOT
 
@@ -30,7 +33,7 @@ def test_every_runner_is_listed_by_group_with_its_environment() -> None:
     for runner in RUNNERS:
         (line,) = [line for line in lines if line.startswith(f"  {runner.name} ")]
         assert runner.says in line
-        assert f"[{runner.environment}" in line
+        assert f"[{runner.environment or 'any Python from 3.10'}" in line
     for shim in SHIMS:
         assert (ROOT / shim.split()[0]).is_file()
         assert shim in listed.stdout
@@ -42,7 +45,7 @@ def test_the_table_names_files_and_make_targets_that_are_there() -> None:
     for runner in RUNNERS:
         path = ROOT / Path(*runner.module.split("."))
         assert path.with_suffix(".py").is_file()
-        assert BUILT_BY[runner.environment].removeprefix("make ") in targets
+        assert runner.environment is None or BUILT_BY[runner.environment].removeprefix("make ") in targets
 
 
 def test_no_runner_can_be_called_as_a_script() -> None:
@@ -112,6 +115,52 @@ def test_it_goes_on_in_the_runner_s_own_interpreter_once(
     assert len(calls) == 1
 
 
+def pythons() -> list[list[str]]:
+    """Interpreters with nothing beside the standard library: this one, and an older one where there is one."""
+    older = Path(ROOT, ".venvs", "starVLA", "bin", "python").resolve()
+    return [[str(python), "-I", "-S"] for python in (sys.executable, older) if Path(python).exists()]
+
+
+@pytest.mark.parametrize("name", ["places", "headless", "libero-assets"])
+def test_what_needs_the_standard_library_alone_runs_on_a_fresh_clone(name: str, tmp_path: Path) -> None:
+    """Without .venvs, in the interpreter that it is called with."""
+    for folder in ("runners", "look"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "places.toml"))
+    assert find(name).environment is None
+    for python in pythons():
+        around = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+        command = [*python, str(tmp_path / "runners"), name]
+        shown = subprocess.run([*command, "--help"], env=around, capture_output=True, text=True)
+        assert (shown.returncode, shown.stderr) == (0, ""), python
+        assert f"python -m runners {name}" in shown.stdout
+        if name == "places":
+            ran = subprocess.run(command, env=around, capture_output=True, text=True)
+            assert (ran.returncode, ran.stderr) == (0, "")
+            assert f"hf_home      {tmp_path}/.cache/huggingface" in ran.stdout
+
+
+def test_too_old_a_python_goes_on_in_the_engine_s_and_is_handed_through(
+    environments: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 8, 13))
+    monkeypatch.setenv(table.CALLER, "")
+    assert entry.go_on(find("headless"), []) == 2
+    assert "headless runs in Python 3.10 or later" in capsys.readouterr().err
+    python = environments / ".venvs" / "engine" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    calls: list[tuple[Path, str]] = []
+    monkeypatch.setattr(os, "execv", lambda path, _: calls.append((path, os.environ[table.CALLER])))
+    entry.go_on(find("headless"), [])
+    assert calls == [(python, sys.executable)]
+
+
+def test_the_package_can_be_looked_up_by_a_python_without_orig_argv() -> None:
+    """Before 3.10; `-m` is what stands in argv[0] while the module is looked up."""
+    ran = run("-c", "import sys; del sys.orig_argv; sys.argv = ['-m']; import runners")
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
 def test_an_environment_that_is_not_built_is_named_with_its_target(
     environments: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,12 +188,20 @@ def test_a_package_that_is_missing_is_named_with_the_way_out(monkeypatch: pytest
     assert "`make infodyn` builds" in bare.stderr
 
 
-def test_every_help_tells_what_it_needs_an_example_and_exit_codes() -> None:
-    for runner in RUNNERS:
-        text = (ROOT / Path(*runner.module.split("."))).with_suffix(".py").read_text(encoding="utf-8")
-        doc = text.split('"""')[1]
-        assert f"python -m runners {runner.name}" in doc, runner.name
-        assert "exit codes: " in text.lower(), runner.name
+@pytest.mark.parametrize("runner", RUNNERS, ids=lambda runner: runner.name)
+def test_every_help_tells_an_example_that_can_be_typed_and_exit_codes(runner: Runner) -> None:
+    if runner.environment is not None and not table.interpreter(runner.environment).exists():
+        pytest.skip(f"its environment is not built: {BUILT_BY[runner.environment]}")
+    shown = run("-m", "runners", runner.name, "--help", COLUMNS="120")
+    assert shown.returncode == 0, shown.stderr
+    # A line that ends in a backslash goes on.
+    lines = shown.stdout.replace("\\\n", " ").splitlines()
+    examples = [line.strip() for line in lines if line.strip().startswith(f"python -m runners {runner.name}")]
+    assert examples, shown.stdout
+    for example in examples:
+        assert not re.search(r"\[|\]|\||\.\.\.", example), f"a synopsis, nothing to type: {example}"
+        assert shlex.split(example)
+    assert "exit codes: " in shown.stdout.lower()
 
 
 def test_sigterm_ends_a_runner_as_an_interruption_does(tmp_path: Path) -> None:
@@ -171,10 +228,16 @@ def test_sigterm_ends_a_runner_as_an_interruption_does(tmp_path: Path) -> None:
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-u", "-m", "runners", "--here", "places"]
-    ran = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    # Written at once, or where the buffer is emptied: at the end of the process.
+    for words in (["-m", "runners"], ["-m", "runners", "places"], ["-m", "runners", "places", "--help"]):
+        for unbuffered in ("", "1"):
+            around = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+            command = [sys.executable, *words]
+            ran = subprocess.run(command, cwd=ROOT, env=around, stdout=writer, stderr=subprocess.PIPE, text=True)
+            # argparse swallows an error of writing its help at once.
+            code = 0 if unbuffered and words[-1] == "--help" else 141
+            assert (ran.returncode, ran.stderr) == (code, ""), words
     os.close(writer)
-    assert (ran.returncode, ran.stderr) == (141, "")
 
 
 def test_a_dotted_call_says_how_it_is_done() -> None:

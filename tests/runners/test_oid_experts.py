@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-
 from runners.oid.experts import most_active, pairs_of, short_names
-from runners.oid.parallel import Progress
 
 
 def test_the_most_active_over_all_epochs_in_the_order_of_their_names() -> None:
@@ -32,18 +29,3 @@ def test_short_names_are_what_differs() -> None:
     names, pattern = short_names(["m.0.mlp", "m.0.mlp.gate"])
     assert (list(names.values()), pattern) == (["mlp", "mlp.gate"], "m.0.{}")
     assert short_names(["m.0.mlp"]) == ({"m.0.mlp": "mlp"}, "m.0.{}")
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_a_terminal_has_a_bar_and_a_file_has_lines() -> None:
-    for stream, lines in ((Terminal(), 1), (io.StringIO(), 11)):
-        progress = Progress("pairs", 40, stream)
-        for _ in range(40):
-            progress.step()
-        assert stream.getvalue().count("\n") == lines
-        assert "pairs: 40 of 40" in stream.getvalue()
-    assert "[####" not in stream.getvalue()

@@ -282,7 +282,11 @@ def test_on_the_processor_the_launcher_runs_the_script(fake: Fake, capsys: pytes
         (["--general-suites", "libero_spatial"], "--general-suites"),
         (["--general-suites", "libero_10"], "--statistics"),
         (["--suite", "libero_10"], "--statistics"),
-        (["--vla-path", "someone/model", "--hf-home", "/nowhere"], "download someone/model config.json"),
+        (["--vla-path", "someone/model", "--hf-home", "/nowhere"], "download someone/model`"),
+        (
+            ["--vla-path", "someone/model", "--hf-home", "/nowhere", "--hf-endpoint", "https://mirror"],
+            "HF_HOME=/nowhere HF_ENDPOINT=https://mirror",
+        ),
         (["--data-root", "/nowhere"], "--data-root"),
         (["--checkout", "/nowhere"], "apply.py openvla"),
         (["--python", "/nowhere/python"], "--python"),
@@ -419,6 +423,21 @@ def test_a_model_on_the_hub_below_a_repository_is_refused(fake: Fake, capsys: py
     arguments = ["--vla-path", "openvla/openvla-7b", "--work", str(fake.root / "openvla" / "runs")]
     assert main(fake.arguments(*arguments, "--general-suites", "")) == 2
     assert "--work" in capsys.readouterr().err
+
+
+def test_a_model_whose_weights_are_still_to_be_fetched_is_no_small_one(
+    fake: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = fake.root / "hf" / "hub" / "models--someone--model"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text("abc", encoding="utf-8")
+    (cache / "snapshots" / "abc").mkdir(parents=True)
+    (cache / "snapshots" / "abc" / "config.json").write_bytes((fake.root / "model" / "config.json").read_bytes())
+    arguments = fake.arguments("--vla-path", "someone/model", "--hf-home", str(fake.root / "hf"), "--arms", "baseline")
+    assert main([*arguments, "--work", str(fake.root / "openvla" / "runs")]) == 2
+    assert "an amount not known beforehand would be written to" in capsys.readouterr().err
+    main([*arguments, "--stages", "baseline"])
+    assert "whether they fit on the disk is not checked before it is there" in capsys.readouterr().out
 
 
 def test_a_model_in_the_hub_s_cache_is_looked_at_before_anything_runs(

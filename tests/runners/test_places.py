@@ -15,10 +15,15 @@ from pathlib import Path
 import pytest
 
 from runners.digests import Digests
-from runners.places import FILE, GIB, OFFLINE, Places, Refused, add_options, claim, free, need, refuse_below, resolve
+from runners.places import FILE, OFFLINE, ORIGINS, Places, Refused, resolve
 from runners.places_file import KEYS
-from runners.stages import DONE, FAILED, Engine, Stage, need_room
+from runners.places_options import add_options
+from runners.room import GIB, free, need, refuse_below
+from runners.stage import DONE, FAILED, Stage
+from runners.stage_room import need_room
+from runners.stages import Engine
 from runners.table import ROOT
+from runners.work_folder import claim
 
 
 def places_of(*arguments: str, **environment: str) -> Places:
@@ -81,6 +86,63 @@ def test_a_cache_that_was_chosen_holds_the_hub_s_files_too() -> None:
     assert places_of("--cache", "/c").hf_home == Path("/c/huggingface")
 
 
+def test_what_follows_from_a_cache_that_was_chosen_is_chosen_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*ORIGINS, "GRAFT_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    assert places_of().chosen() == {}
+    told = {"HF_HOME": "/c/huggingface", "TORCH_HOME": "/c/torch", "WANDB_CACHE_DIR": "/c/wandb"}
+    for places, origin in ((places_of("--cache", "/c"), "--cache"), (places_of(GRAFT_CACHE="/c"), "$GRAFT_CACHE")):
+        assert places.chosen() == told
+        assert {places.origins[name] for name in ("hf_home", "hub", "torch_home", "wandb_cache")} == {origin}
+    assert places_of("--hf-home", "/h").chosen() == {"HF_HOME": "/h"}
+    monkeypatch.setenv("TORCH_HOME", "/t")
+    mine = places_of("--cache", "/c", TORCH_HOME="/t")
+    assert (mine.origins["torch_home"], mine.chosen()["TORCH_HOME"]) == ("$TORCH_HOME", "/t")
+
+
+@pytest.mark.parametrize("name", ["GRAFT_WORK", "GRAFT_CACHE", "GRAFT_DATA_ROOT", "GRAFT_PLACES", "XDG_CACHE_HOME"])
+def test_a_relative_path_in_a_variable_is_refused_and_an_option_s_is_this_folder_s(name: str) -> None:
+    with pytest.raises(Refused, match=rf"^\${name} runs/x is no absolute path.*unset {name}"):
+        places_of(**{name: "runs/x"})
+    assert places_of("--work", "runs/x").work == Path.cwd() / "runs" / "x"
+
+
+def test_the_hub_s_own_variables_may_be_relative_and_are_told_absolute() -> None:
+    places = places_of(HF_HOME="h", HF_HUB_CACHE="models")
+    assert (places.hf_home, places.hub) == (Path.cwd() / "h", Path.cwd() / "models")
+    told = places.environment()
+    assert (told["HF_HOME"], told["HF_HUB_CACHE"]) == (str(places.hf_home), str(places.hub))
+    assert "HF_HUB_CACHE" not in places_of(HF_HOME="/h").environment()
+
+
+def test_nobody_s_home_is_an_error_of_the_place_that_names_it(tmp_path: Path) -> None:
+    wrong = "nobody here is called nosuchuser: write the whole path"
+    with pytest.raises(Refused, match=rf"^\$GRAFT_WORK ~nosuchuser/w: {wrong}"):
+        places_of(GRAFT_WORK="~nosuchuser/w")
+    with pytest.raises(Refused, match=rf"^--work ~nosuchuser/w: {wrong}"):
+        places_of("--work", "~nosuchuser/w")
+    file = kept(tmp_path, 'work = "~nosuchuser/w"')
+    with pytest.raises(Refused, match=rf"work = '~nosuchuser/w': {wrong}"):
+        places_of(**file)
+
+
+def test_the_file_s_name_may_begin_with_a_tilde_and_its_text_with_a_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "p.toml").write_bytes(b'\xef\xbb\xbfwork = "/f"\n')
+    assert places_of(GRAFT_PLACES="~/p.toml").work == Path("/f/method")
+
+
+def test_without_a_reader_of_toml_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 10, 0))
+    # None is how the import system keeps that a module is not there.
+    monkeypatch.setitem(sys.modules, "tomli", None)
+    file = kept(tmp_path, 'work = "/f"')
+    with pytest.raises(Refused, match="-m pip install tomli"):
+        places_of(**file)
+
+
 def test_wandb_stays_what_the_caller_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     assert places_of().environment()["WANDB_MODE"] == "offline"
@@ -103,6 +165,13 @@ def test_gibs_below_a_repository_are_refused_by_the_option_s_name(repository: Pa
             refuse_below(places, {option: amount})
         assert str(repository) in str(refusal.value)
     refuse_below(places, {option: GIB - 1})
+
+
+def test_models_are_looked_for_where_the_hub_s_cache_really_is(repository: Path, tmp_path: Path) -> None:
+    inside, outside = str(repository / "hub"), str(tmp_path / "hub")
+    with pytest.raises(Refused, match=r"lies below the repository .* outside with HF_HUB_CACHE"):
+        refuse_below(places_of("--hf-home", str(tmp_path / "h"), HF_HUB_CACHE=inside), {"--hf-home": None})
+    refuse_below(places_of("--hf-home", str(repository / "h"), HF_HUB_CACHE=outside), {"--hf-home": None})
 
 
 def test_it_may_be_allowed_and_outside_nothing_is_refused(repository: Path, tmp_path: Path) -> None:
@@ -145,7 +214,7 @@ def test_the_file_holds_where_nothing_else_is_said(tmp_path: Path) -> None:
     assert (places.work, places.cache, places.hub) == (Path("/f/w/method"), Path("/f/c"), Path("/f/c/huggingface/hub"))
     assert places.data_root == Path("~/d").expanduser()
     assert (places.hf_endpoint, places.hf_mirror, places.offline) == ("https://f", "http://m:80", True)
-    assert set(places.origins.values()) == {file["GRAFT_PLACES"], "default"}
+    assert set(places.origins.values()) == {file["GRAFT_PLACES"]}
     other = places_of("--no-offline", GRAFT_WORK="/e", HF_ENDPOINT="https://e", **file)
     assert (other.work, other.hf_endpoint, other.offline) == (Path("/e/method"), "https://e", False)
     assert [other.origins[name] for name in ("work", "hf_endpoint", "offline")] == [
@@ -226,7 +295,7 @@ def stage_of(folder: Path, space: int | None) -> Stage:
     return Stage("train", folder, [sys.executable, "-c", script], [folder / "out"], space=space)
 
 
-def test_a_stage_does_not_begin_without_room_and_what_it_removes_counts(
+def test_a_stage_does_not_begin_without_room_and_what_it_moves_aside_takes_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: argparse.Namespace(free=1000))
@@ -235,12 +304,12 @@ def test_a_stage_does_not_begin_without_room_and_what_it_removes_counts(
     (folder / "left").write_bytes(bytes(500))
     engine = Engine(Digests(), lambda _: None)
     with pytest.raises(Refused, match=r"the run \(train\) needs"):
-        need_room(engine, [stage_of(folder, 1501)])
-    refused = engine.run(stage_of(folder, 1501))
+        need_room(engine, [stage_of(folder, 1001)])
+    refused = engine.run(stage_of(folder, 1001))
     assert (refused.state, (folder / "left").exists()) == (FAILED, True)
     assert "another disk with --work" in refused.why
-    need_room(engine, [stage_of(folder, 1500), stage_of(tmp_path / "other", None)])
-    assert engine.run(stage_of(folder, 1500)).state == DONE
+    need_room(engine, [stage_of(folder, 1000), stage_of(tmp_path / "other", None)])
+    assert engine.run(stage_of(folder, 1000)).state == DONE
     # What would be kept needs no room.
     need_room(engine, [stage_of(folder, 10**9)])
 

@@ -9,9 +9,12 @@ import sys
 import time
 
 import pytest
-from rich.cells import cell_len
+from rich.cells import cell_len, get_character_cell_size
 
-from runners.progress import Rate, View, clean, clock_time, cut, wrapped
+from runners.cells import cell, clean, cut, wrapped
+from runners.progress import UNITS, View
+from runners.progress_block import Block
+from runners.rate import Rate, clock_time
 from tests.runners.screens import REPOSITORY, Screen, Terminal
 
 RUN = """
@@ -57,12 +60,13 @@ def test_the_block_fits_the_terminal_and_goes_away(columns: int, lang: str) -> N
         "en": "stage 1 of 3, first|step 600 of 2,000 (30 %)|loss 0.25|learning rate 0.0005|drift 0.0213|success 84.0 %|"
         "0:01 passed| left|› red 一个",
         "zh": "阶段 1/3、first|第 600/2,000 步 (30 %)|损失 0.25|学习率 0.0005|漂移 0.0213|成功率 84.0 %|"
-        "已用 0:01|剩余|› red 一个",
+        "已用 0:01|剩余|> red 一个",
     }[lang].split("|")
     assert [word for word in expected if word not in known] == []
-    bar = next(line for line in block if "━" in line)
-    assert bar.count("━") == 3 * len(bar) // 10
-    assert block[-1].endswith("…")
+    full, end = {"en": "━…", "zh": "#~"}[lang]
+    bar = next(line for line in block if full * 5 in line)
+    assert bar.count(full) == 3 * len(bar) // 10
+    assert block[-1].endswith(end)
     # At the end: what was said, once each and in order, the last figures, and nothing of the block.
     screen = Screen(columns)
     screen.feed(text)
@@ -72,7 +76,7 @@ def test_the_block_fits_the_terminal_and_goes_away(columns: int, lang: str) -> N
     rest = "".join(lines[4:-1])
     assert rest.startswith("    first: ")
     assert ("ended after 0:01" if lang == "en" else "用时 0:01 结束") in rest
-    assert "━" not in rest
+    assert full * 5 not in rest
 
 
 def test_it_is_painted_a_few_times_a_second_at_most() -> None:
@@ -126,12 +130,61 @@ def test_a_terminal_that_wants_no_colour_gets_plain_lines(variable: str) -> None
     assert re.search(told, text)
 
 
-def test_without_rich_a_terminal_gets_plain_lines_and_is_told_why() -> None:
-    hide = "import importlib.util as u\nfind = u.find_spec\nu.find_spec = lambda n: None if n == 'rich' else find(n)\n"
-    text = Terminal(hide + RUN.format(lang="en", every=0.3, then=""), 80).end()
-    assert "\x1b" not in text
-    assert text.startswith("no live view: rich is not installed (pip install -r requirements.txt)")
-    assert "stage 1 of 3, first: step" in text
+def test_the_view_needs_nothing_but_python() -> None:
+    hide = "import sys\nsys.modules['rich'] = None\n"
+    text = Terminal(hide + RUN.format(lang="en", every=30, then="time.sleep(0.3)"), 80).end()
+    assert "━" in text
+    assert "no live view" not in text
+
+
+@pytest.mark.parametrize(("lang", "locale"), [("zh", "C.UTF-8"), ("en", "zh_CN.UTF-8"), ("en", "ja_JP.UTF-8")])
+def test_where_ambiguous_characters_may_take_two_cells_the_bar_is_ascii(lang: str, locale: str) -> None:
+    code = RUN.format(lang=lang, every=30, then="time.sleep(0.3)")
+    text = Terminal(code, 60, {"LC_ALL": locale}).end()
+    assert not set("━─·›…") & set(text)
+    assert "#" * 17 + "\x1b" in text
+    # Wide characters as such a terminal draws them, and nothing is broken over lines.
+    screen = Screen(60)
+    screen.feed(text[: text.index("\x1b[J", text.index("MARK"))])
+    begin = screen.lines.index("    MARK") + 1
+    assert max(cell_len(line) for line in screen.lines[begin:]) < 60
+
+
+def block(**changes: object) -> Block:
+    known: dict[str, object] = {"title": "a run with a long name", "stage": "stage 3 of 9, imitation", "step": 5}
+    known |= {"total": 10, "counted": ["step 5 of 10 (50 %)"], "measured": ["loss 0.1", "drift 0.2", "success 30.0 %"]}
+    known |= {"times": ["9:59 passed", "1:00 left"], "note": "a line of the log"}
+    return Block(**(known | changes))  # type: ignore[arg-type]
+
+
+def test_on_a_narrow_terminal_the_title_goes_before_the_stage() -> None:
+    def head(width: int, **changes: object) -> str:
+        return clean(block(**changes).lines(width, 20)[0])
+
+    assert head(60) == "stage 3 of 9, imitation · a run with a long name"
+    assert head(36) == "stage 3 of 9, imitation · a run wit…"
+    assert head(30) == "stage 3 of 9, imitation"
+    assert head(30, title="t") == "stage 3 of 9, imitation · t"
+    assert head(12) == "stage 3 of…"
+    assert head(30, stage="") == "a run with a long name"
+
+
+def test_with_few_rows_stage_step_and_time_left_stay() -> None:
+    lines = {rows: [clean(line) for line in block().lines(30, rows)] for rows in range(1, 8)}
+    assert all(len(found) <= rows for rows, found in lines.items())
+    assert lines[7] == lines[6]
+    assert lines[6][-1] == "› a line of the log"
+    assert lines[5] == lines[6][:-1]
+    assert not any("loss" in line or "log" in line for line in lines[4])
+    assert lines[4][1].startswith("━")
+    assert lines[4][2:] == lines[3][1:] == ["step 5 of 10 (50 %)", "1:00 left · 9:59 passed"]
+    assert lines[2] == [lines[1][0], "step 5 of 10 (50 %)"]
+
+
+def test_cells_are_those_of_an_independent_table() -> None:
+    text = "abc 中文日志，「」ａ、한글 é ½ e\u0301"
+    assert [cell(letter) for letter in text] == [get_character_cell_size(letter) for letter in text]
+    assert [cell(letter, wide=True) for letter in "━·›…a中"] == [2, 2, 1, 2, 1, 2]
 
 
 def test_a_terminal_without_the_letters_gets_others() -> None:
@@ -253,5 +306,13 @@ def test_every_label_has_its_chinese() -> None:
     view.stage("一", 3)
     names = ("loss", "eval_loss", "learning_rate", "gradient_norm", "drift", "success", "epoch")
     view.update(step=1, **dict.fromkeys(names, 0.5))
+    view.end()
+    for unit in UNITS:
+        view.stage("二", 3, unit)
+        view.update(step=1)
+        view.update(total=0)
+        view.end()
+        view.stage("三", 3, unit)
+        view.update(step=1)
     view.end()
     assert not any(letter.isascii() and letter.isalpha() for letter in stream.getvalue())

@@ -18,7 +18,11 @@ from runners import processes
 from runners.digests import Digests
 from runners.processes import Busy, sole
 from runners.progress import View
-from runners.stages import BEGUN, BLOCKED, DONE, FAILED, KEPT, LEFT_OUT, PLANNED, RECORD, Engine, Stage
+from runners.room import size_of
+from runners.stage import BLOCKED, DONE, FAILED, KEPT, LEFT_OUT, PLANNED, Stage
+from runners.stage_records import BEGUN, RECORD
+from runners.stage_room import lacks
+from runners.stages import Engine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Copies its input, and adds a line to a file outside for every time that it ran.
@@ -217,7 +221,8 @@ import pathlib, sys
 sys.path.insert(0, {repository!r})
 from runners.digests import Digests
 from runners.processes import sole
-from runners.stages import Engine, Stage
+from runners.stage import Stage
+from runners.stages import Engine
 root = pathlib.Path({root!r})
 out = root / "stage" / "out.txt"
 code = "import pathlib,time; pathlib.Path('out.txt').write_text('half'); time.sleep(60)"
@@ -361,8 +366,78 @@ def test_a_stage_that_cannot_go_on_begins_anew_and_says_why(tmp_path: Path) -> N
     place.stop.unlink()
     assert place.run(stage) == DONE
     assert place.out.read_text() == WHOLE
-    assert "not finished before, begins anew (it keeps no optimizer state)\n" in place.said[-2]
+    assert "not finished before, begins anew (it keeps no optimizer state)\n" in place.said[-3]
     assert (tmp_path / "stage" / "log.txt").read_text().startswith("wrote 0\n")
+
+
+def spend(folder: Path, seconds: float) -> None:
+    """Makes the unfinished work in `folder` one of so many seconds."""
+    begun = json.loads((folder / BEGUN).read_text())
+    (folder / BEGUN).write_text(json.dumps(begun | {"spent": seconds}))
+
+
+def test_what_begins_anew_moves_what_was_there_aside_and_one_folder_is_kept(tmp_path: Path) -> None:
+    place, folder = Counting(tmp_path), tmp_path / "stage"
+    stage = place.stage(resume=None)
+    asides = []
+    for number, seconds in ((3, 1000.0), (5, 900.0)):
+        place.stop.write_text(str(number))
+        place.run(stage)
+        spend(folder, seconds)
+        asides.append(tmp_path / f"stage.before-{len(asides) + 1}")
+    assert (asides[0] / "out.txt").read_text() == "0 1 2 "
+    assert f"what was there is now {asides[0]}" in "".join(place.said)
+    place.stop.unlink()
+    assert place.run(stage) == DONE
+    assert (asides[1] / "out.txt").read_text() == "0 1 2 3 4 "
+    assert f"what was there is now {asides[1]}, and stage.before-1 is removed" in "".join(place.said)
+    assert not asides[0].exists()
+    # Work that is done is not lost either, when something that it depends on changes.
+    spent = json.loads((folder / RECORD).read_text()) | {"seconds": 800.0}
+    (folder / RECORD).write_text(json.dumps(spent))
+    assert place.run(place.stage(resume=None, options={"code": "2"})) == DONE
+    assert (tmp_path / "stage.before-3" / "out.txt").read_text() == WHOLE
+    assert len(list(tmp_path.glob("stage.before-*"))) == 1
+
+
+def test_a_try_that_failed_at_once_does_not_cost_the_long_work_aside(tmp_path: Path) -> None:
+    place, folder = Counting(tmp_path), tmp_path / "stage"
+    stage = place.stage(resume=None)
+    place.stop.write_text("6")
+    place.run(stage)
+    spend(folder, 100000.0)
+    place.stop.write_text("0")
+    for _ in range(3):
+        assert place.run(stage) == FAILED
+    assert (tmp_path / "stage.before-1" / "out.txt").read_text() == "0 1 2 3 4 5 "
+    assert [path.name for path in tmp_path.glob("stage.before-*")] == ["stage.before-1"]
+    assert "what was there is removed; " in place.said[-2]
+
+
+def test_what_lies_aside_takes_its_room_and_what_is_gone_on_with_does_not(tmp_path: Path) -> None:
+    place = Counting(tmp_path)
+    place.stop.write_text("4")
+    place.run()
+    size = size_of(tmp_path / "stage")
+    assert lacks(place.stage(space=100_000)) == 100_000 - size
+    assert lacks(place.stage(space=100_000, resume=None)) == 100_000
+    place.run(place.stage(resume=None))
+    assert lacks(place.stage(space=100_000, resume=None)) == 100_000 - size_of(tmp_path / "stage.before-1")
+
+
+def test_a_resume_that_restores_less_is_in_the_record_and_said_again(tmp_path: Path) -> None:
+    place = Counting(tmp_path)
+    stage = place.stage(inexact="the optimizer began anew")
+    place.stop.write_text("4")
+    place.run(stage)
+    place.stop.write_text("6")
+    place.run(stage)
+    place.stop.unlink()
+    # It went on twice; where the last time all was restored, the time before still counts.
+    assert place.run() == DONE
+    assert json.loads((tmp_path / "stage" / RECORD).read_text())["inexact"] == "the optimizer began anew"
+    assert place.run(place.stage(resume=None)) == KEPT
+    assert place.said[-1].endswith("; not as in one go: the optimizer began anew")
 
 
 def test_work_that_was_begun_with_other_inputs_is_not_gone_on_with(tmp_path: Path) -> None:
@@ -373,7 +448,7 @@ def test_work_that_was_begun_with_other_inputs_is_not_gone_on_with(tmp_path: Pat
     assert place.run(place.stage(options={"code": "2"})) == DONE
     assert place.asked == 0
     assert place.out.read_text() == WHOLE
-    assert "not finished before, begins anew (changed since: option code)\n" in place.said[-2]
+    assert "not finished before, begins anew (changed since: option code)\n" in place.said[-3]
 
 
 def test_a_stage_that_fails_again_tells_how_to_begin_anew(tmp_path: Path) -> None:

@@ -6,11 +6,14 @@ import argparse
 import itertools
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
+from runners.starvla_plan import LOST
 from runners.starvla_sagr_flow import main
+from runners.supervise import checkpoints
 from tests.runners.fake_starvla import Fake, make
 
 STAGES = ["alignment", "dynamics", "imitation", "correction"]
@@ -123,6 +126,72 @@ def test_a_failure_blocks_the_rest_and_the_next_run_goes_on_there(
     assert fake.take_notes() == ["imitation", "correction"]
 
 
+@pytest.fixture
+def finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are taken for finite: to look into them needs numpy and torch."""
+    monkeypatch.setattr(checkpoints, "_not_finite", lambda *_: None)
+
+
+def test_what_a_stage_that_died_has_saved_is_moved_aside_and_named(
+    fake: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.tell("die in imitation")
+    assert main(fake.arguments()) == 1
+    capsys.readouterr()
+    fake.tell("")
+    assert main(fake.arguments()) == 0
+    aside = fake.work / "imitation.before-1"
+    assert f"what was there is now {aside}" in capsys.readouterr().out
+    assert (aside / "runs" / "imitation" / "checkpoints" / "steps_2_pytorch_model.pt").is_file()
+    assert fake.given()["imitation"]["trainer.is_resume"] == "false"
+
+
+@pytest.mark.usefixtures("finite")
+def test_it_goes_on_inside_a_stage_where_asked_and_its_record_says_so(
+    fake: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.tell("die in imitation")
+    assert main(fake.arguments()) == 1
+    fake.take_notes()
+    capsys.readouterr()
+    fake.tell("")
+    assert main(fake.arguments("--resume-inside")) == 0
+    assert fake.take_notes() == ["imitation", "from step 2", "correction"]
+    said = capsys.readouterr().out
+    assert f"imitation: not finished before, goes on (not as in one go: {LOST})" in said
+    assert "passes over steps_3_pytorch_model.pt" in said
+    record = json.loads((fake.work / "imitation" / "stage.json").read_text(encoding="utf-8"))
+    assert (record["inexact"], record["attempts"]) == (LOST, 2)
+    # Without the option it is kept, and still told; what followed trained on its weights.
+    assert main(fake.arguments()) == 0
+    assert fake.take_notes() == []
+    assert f"s then); not as in one go: {LOST}" in capsys.readouterr().out
+    assert "inexact" not in json.loads((fake.work / "correction" / "stage.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.usefixtures("finite")
+def test_a_folder_aside_can_be_named_back_and_gone_on_with(fake: Fake) -> None:
+    fake.tell("die in imitation")
+    assert main(fake.arguments()) == 1
+    fake.tell("")
+    assert main(fake.arguments()) == 0
+    fake.take_notes()
+    shutil.rmtree(fake.work / "imitation")
+    (fake.work / "imitation.before-1").rename(fake.work / "imitation")
+    assert main(fake.arguments("--resume-inside")) == 0
+    assert fake.take_notes()[:2] == ["imitation", "from step 2"]
+
+
+@pytest.mark.usefixtures("finite")
+def test_inside_a_stage_without_a_checkpoint_it_begins_anew(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.tell("break imitation")
+    assert main(fake.arguments()) == 1
+    fake.tell("")
+    assert main(fake.arguments("--resume-inside")) == 0
+    assert "imitation: not finished before, begins anew (it has no whole checkpoint)" in capsys.readouterr().out
+    assert "inexact" not in json.loads((fake.work / "imitation" / "stage.json").read_text(encoding="utf-8"))
+
+
 def test_a_stage_that_trained_what_it_was_to_freeze_is_not_taken(
     fake: Fake, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -209,6 +278,17 @@ def test_a_folder_of_somebody_elses_is_not_touched(fake: Fake, capsys: pytest.Ca
     assert main(fake.arguments()) == 2
     assert "holds files that no run of this kind wrote" in capsys.readouterr().err
     assert (fake.work / "alignment" / "thesis.tex").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_model_to_be_fetched_is_not_fetched_below_a_repository_and_its_room_is_not_promised(
+    fake: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = fake.arguments("--base-vlm", "someone/model")
+    (fake.root / "mine" / ".git").mkdir(parents=True)
+    assert main([*arguments, "--hf-home", str(fake.root / "mine" / "hf")]) == 2
+    assert "outside with --hf-home" in capsys.readouterr().err
+    main([*arguments, "--hf-home", str(fake.root / "hf"), "--stages", "alignment"])
+    assert "whether they fit on the disk is not checked before it is there" in capsys.readouterr().out
 
 
 def test_nothing_begins_where_the_checkpoints_that_upstream_keeps_do_not_fit(

@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import native
 
-from runners.headless import NoBackend, choose, trial_with
+from runners.drawing import NoBackend, trial_with
+from runners.headless import choose
 from tests.standins.used import real
 
 HERE = Path(__file__).parent

@@ -21,6 +21,8 @@ class Curve:
         self._series: dict[str, list[tuple[int, float]]] = {}
         self._from: dict[str, str] = {}
         self._steps: dict[str, int] = {}
+        self.highest = -1
+        """The highest step that any row had, also one that was dropped since."""
 
     def add(self, rows: Iterable[Row]) -> None:
         for row in rows:
@@ -29,6 +31,7 @@ class Curve:
                     if source == row.source:
                         self._cut(name, row.step)
             self._steps[row.source] = row.step
+            self.highest = max(self.highest, row.step)
             for name, value in row.values.items():
                 self._cut(name, row.step)
                 self._series.setdefault(name, []).append((row.step, value))

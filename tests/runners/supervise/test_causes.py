@@ -25,6 +25,7 @@ EXITS = {
     "bad_option": Ended(2, 3.0, False, False, False),
     "hung": Ended(-15, 60.0, False, True, False),
     "segfault": Ended(-11, 60.0, False, False, False),
+    "wandb_hung": Ended(-15, 60.0, False, True, False),
 }
 """How the commands of the logs ended, where it was not with exit code 1."""
 
@@ -185,7 +186,8 @@ def test_the_root_and_not_what_it_brings_about(lines: list[str], name: str | Non
     ("ended", "name"),
     [
         (Ended(-9, 9.0, True, False, False), "host_out_of_memory"),
-        (Ended(1, 9.0, True, False, False), "host_out_of_memory"),
+        (Ended(1, 9.0, True, False, False), None),
+        (Ended(137, 9.0, True, False, False), "host_out_of_memory"),
         (Ended(-9, 9.0, False, False, False), "killed"),
         (Ended(137, 9.0, False, False, False), "killed"),
         (Ended(-7, 9.0, False, False, False), "shared_memory"),
@@ -204,6 +206,61 @@ def test_an_exit_state_where_the_log_says_nothing(ended: Ended, name: str | None
 def test_the_kernels_line_tells_of_memory_where_nothing_counts_it() -> None:
     line = "[123.4] Memory cgroup out of memory: Killed process 77 (python) total-vm:9kB"
     assert named([*lines_of(HEALTHY[0]), line], Ended(-9, 9.0, False, False, False)) == "host_out_of_memory"
+
+
+def test_the_kernels_count_decides_only_where_a_process_was_killed() -> None:
+    """Another job's process may be the one that was killed for want of memory."""
+    died = [*lines_of(HEALTHY[0]), *ODD]
+    assert named(died, Ended(1, 9.0, True, False, False)) is None
+    assert named([*died, TORCHRUN.format(code=1)], Ended(1, 9.0, True, False, False)) is None
+    assert named([*of_rank(0, LOST), TORCHRUN.format(code=1)], Ended(1, 9.0, True, False, False)) == "nccl_timeout"
+    assert named([TORCHRUN.format(code=-9)], Ended(1, 9.0, True, False, False)) == "host_out_of_memory"
+    worker = "RuntimeError: DataLoader worker (pid 5) is killed by signal: Killed. "
+    assert named([ODD[0], worker], Ended(1, 9.0, True, False, False)) == "host_out_of_memory"
+    assert named([ODD[0], worker], FAILED) == "worker_died"
+
+
+SAMPLE = ["training example:", "inputs:", "how do I fix CUDA out of memory ? I get [Errno 28] No space left on device"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "name"),
+    [
+        (SAMPLE, 1, None),
+        ([*SAMPLE, *ODD], 1, None),
+        ([*SAMPLE, "some script failed"], 1, None),
+        (SAMPLE, -9, "killed"),
+        (SAMPLE, 139, "segfault"),
+        (["inputs: Out of memory: Killed process 7 (python)"], -9, "killed"),
+        (["WARNING: tensorboard: Address already in use, trying next", "ValueError: bad shape"], 1, None),
+        (["ERROR: Address already in use, trying next", "ValueError: bad shape"], 1, None),
+        (["[Errno 98] Address already in use, will try 6007", "Segmentation fault (core dumped)"], 139, "segfault"),
+        (["Tokenizing: OSError: [Errno 28] is a disk error, in my README", "ERROR my own failure"], 2, None),
+        (["OSError: [Errno 28] No space left on device"], 1, "disk_full"),
+        (["Error: No space left on device (os error 28)"], 1, "disk_full"),
+        (["[ERROR|2026-11-22 00:28:16] llamafactory.hparams:1 >> CUDA out of memory"], 1, "gpu_out_of_memory"),
+        (["host1:77:99 [0] transport.cc:1 NCCL WARN Cuda failure 'out of memory'"], 1, "gpu_out_of_memory"),
+        (["OSError: [Errno 28] No space left on device", *[f"line {at}" for at in range(500)]], 1, None),
+        (["OutOfMemoryError: CUDA out of memory", "torch.distributed.elastic.x.ChildFailedError: "], 1, "gpu_out_of_memory"),
+    ],
+)  # fmt: skip
+def test_words_of_a_sample_or_a_warning_name_no_cause(lines: list[str], code: int, name: str | None) -> None:
+    assert named(lines, Ended(code, 9.0, False, False, False)) == name
+
+
+@pytest.mark.parametrize(
+    ("last", "name"),
+    [
+        ("wandb: Waiting for W&B process to finish... (success).", "wandb_hung"),
+        ("[rank0]: wandb: Network error (ConnectTimeout), entering retry loop.", "wandb_hung"),
+        ("see wandb: it is slow", "hung"),
+    ],
+)
+def test_what_hangs_with_wandbs_words(last: str, name: str) -> None:
+    hung = Ended(-15, 1800.0, False, True, False)
+    assert named(["wandb: Tracking run", *lines_of(HEALTHY[0])[:3], last, ""], hung) == name
+    cause = BY_NAME["wandb_hung"]
+    assert [remedy.name for remedy in cause.remedies][0] == "offline"
 
 
 PAD = " " * 25
@@ -283,8 +340,8 @@ def test_an_explanation_says_all(cause: Cause, lang: str) -> None:
 def test_a_bar_that_repaints_itself_is_one_line_of_the_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     bar = b"\r".join(b"%d/9 [00:01" % at for at in range(9))
-    log.write_bytes(b"begin\n" + bar + b"\rtorch says\nCUDA out of memory\n")
-    assert "       3  CUDA out of memory" in explain(log, TABLE, "en").split("\n")
+    log.write_bytes(b"begin\n" + bar + b"\rtorch says\nOutOfMemoryError: CUDA out of memory\n")
+    assert "       3  OutOfMemoryError: CUDA out of memory" in explain(log, TABLE, "en").split("\n")
 
 
 def test_an_explanation_takes_the_exit_state_from_the_supervisors_notes(tmp_path: Path) -> None:
@@ -329,6 +386,20 @@ log = "none"
         (('"no"', '"perhaps"'), "changes_result"),
         (("a+", "a("), "patterns"),
         (("limit = 1", "times = 1"), "limit"),
+        (("limit = 1", 'limit = "3"'), "remedies: wait: limit is '3'"),
+        (("limit = 1", "limit = true"), "remedies: wait: limit"),
+        (("limit = 1", "limit = -1"), "remedies: wait: limit"),
+        (('name = "wait"', 'name = "restart"'), "remedies: name is 'restart', not one of .*wait"),
+        (("limit = 1 }", 'limit = 1, seconds = "60" }'), "remedies: wait: seconds is '60'"),
+        (("limit = 1 }", "limit = 1, second = 60 }"), "remedies: wait: unknown second"),
+        (("limit = 1 }", "limit = 1, environment = { A = 1 } }"), "remedies: wait: environment"),
+        (("[{", "{"), "remedies is .* no list"),
+        (('["a+"]', '"a+"'), "patterns is 'a\\+', no list"),
+        (('["a+"]', "[3]"), "patterns: no regular"),
+        (('log = "odd"', 'log = "odd"\nexit = 3'), "exit is 3, no list"),
+        (('log = "odd"', 'log = "odd"\nexit = ["3"]'), "exit has '3'"),
+        (('log = "odd"', 'log = "odd"\nfollows = "yes"'), "follows"),
+        (('log = "odd"', "log = 3"), "log is 3, no text"),
     ],
 )
 def test_a_bad_table_is_named(tmp_path: Path, change: tuple[str, str], said: str) -> None:
@@ -345,9 +416,29 @@ advice_zh = "a"
 log = "odd"
 """
     assert change[0] in row
-    own.write_text(row.replace(*change), encoding="utf-8")
+    text = row.replace(*change)
+    own.write_text(text.replace("} ]", "}").replace("}]", "}") if change[0] == "[{" else text, encoding="utf-8")
     with pytest.raises(BadTable, match=rf"causes\.toml, row odd: .*{said}"):
+        table(own, REMEDIES)
+
+
+def test_two_rows_of_a_name_are_refused(tmp_path: Path) -> None:
+    own = tmp_path / "causes.toml"
+    own.write_text((TOML := LOGS.parents[3].joinpath("runners/supervise/causes.toml").read_text()) + "\n" + TOML)
+    with pytest.raises(BadTable, match="name: another row has it"):
         table(own)
+
+
+@pytest.mark.parametrize("lines", [["x" * 10_000] * 8_000, ["ab " * 10_000_000], ["\r".join(["y" * 99] * 300_000)]])
+def test_long_lines_take_seconds(lines: list[str]) -> None:
+    began = time.monotonic()
+    assert named([*lines, *log_of("gpu_out_of_memory")]) == "gpu_out_of_memory"
+    assert time.monotonic() - began < 20.0
+
+
+def test_of_a_long_line_the_beginning_and_the_end_are_read() -> None:
+    for line in ("OSError: [Errno 28] No space left" + "x" * 99_999, "ERROR " + "x" * 99_999 + " [Errno 28] "):
+        assert named([line]) == "disk_full"
 
 
 def test_a_million_lines_take_seconds() -> None:

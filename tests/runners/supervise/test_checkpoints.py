@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from runners.supervise.carry import carried
 from runners.supervise.checkpoints import (
     Checkpoint,
     Unfit,
+    aside,
     complaint,
     found,
     last_good,
+    mark,
     older,
     quarantine,
-    rescaled,
 )
 from runners.supervise.command import Command, families, recognise
+from runners.supervise.whole import full
 
 ROOT = Path(__file__).resolve().parents[3]
 OWN = """
@@ -330,7 +338,7 @@ def test_torchs_files_rescaled_and_looked_at(tmp_path: Path, real_python: str) -
     assert complaint(item, command) == f"{path / 'model_odd.bin'}: model.a.bias (F32) holds NaN or Inf"
 
     before = {name.name: name.read_bytes() for name in path.iterdir()}
-    made = rescaled(item, command, 0.5, tmp_path / "rescaled")
+    made = carried(item, command, 0.5, tmp_path / "rescaled")
     assert made == Checkpoint(tmp_path / "rescaled" / "checkpoint-3", 3)
     assert {name.name: name.read_bytes() for name in path.iterdir()} == before
     assert {name.name for name in made.path.iterdir()} == set(before)
@@ -347,7 +355,7 @@ def test_torchs_files_rescaled_and_looked_at(tmp_path: Path, real_python: str) -
         "last": [[0.125, 0.0625], [0.0625, 0.03125]],
         "epoch": [3, 3],
     }
-    again = rescaled(item, command, 1.0, tmp_path / "rescaled")
+    again = carried(item, command, 2.0, tmp_path / "rescaled")
     assert again == made
     assert sorted(name.name for name in (tmp_path / "rescaled").iterdir()) == ["checkpoint-3"]
 
@@ -357,7 +365,7 @@ def test_a_sharded_optimizer_is_not_rescaled(trainer: Command, tmp_path: Path, n
     path = huggingface(trainer.output, 5)
     (path / name).mkdir()
     with pytest.raises(Unfit, match=f"{name} holds an optimizer that DeepSpeed or FSDP sharded.*start a new run"):
-        rescaled(Checkpoint(path, 5), trainer, 0.5, tmp_path / "into")
+        carried(Checkpoint(path, 5), trainer, 0.5, tmp_path / "into")
     assert not (tmp_path / "into").exists()
 
 
@@ -365,7 +373,7 @@ def test_where_the_command_line_holds_the_rate_the_checkpoint_stays(tmp_path: Pa
     command = make(tmp_path, "vla-scripts/train.py")
     item = Checkpoint(tmp_path / "step-000100-epoch-00-loss=0.5.pt", 100)
     archive(item.path)
-    assert rescaled(item, command, 0.5, tmp_path / "into") is item
+    assert carried(item, command, 0.5, tmp_path / "into") is item
 
 
 def test_last_good_passes_over_the_damaged_and_says_so(trainer: Command) -> None:
@@ -420,3 +428,118 @@ def test_older_removes_nothing_where_nothing_is_whole(trainer: Command) -> None:
     assert older(trainer) == []
     huggingface(trainer.output, 2)
     assert [item.step for item in older(trainer)] == [1]
+
+
+def own_checkpoint(folder: Path, step: int, files: int = 0) -> Path:
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    for name in (*(f"s{at}.json" for at in range(files)), "state.json", "whole.json"):
+        (path / name).write_text("{}", encoding="utf-8")
+    return path
+
+
+def test_what_vanishes_while_it_is_looked_at_is_not_there(tmp_path: Path) -> None:
+    """As transformers' save_total_limit does: folders come and go all the time."""
+    command = make(tmp_path, "own.py --output out")
+    command.output.mkdir()
+    stop = threading.Event()
+
+    def rotate() -> None:
+        for step in itertools.count(5, 5):
+            own_checkpoint(command.output, step, files=30)
+            shutil.rmtree(command.output / f"checkpoint-{step - 10}", ignore_errors=True)
+            if stop.is_set():
+                return
+
+    thread = threading.Thread(target=rotate)
+    thread.start()
+    told: list[str | None] = []
+    try:
+        end = time.monotonic() + 3.0
+        while time.monotonic() < end:
+            for item in found(command):
+                told.append(complaint(item, command, finite=False))
+                mark(item, command)
+            older(command)
+    finally:
+        stop.set()
+        thread.join()
+    assert None in told
+    assert any(said and "is not there" in said for said in told)
+
+
+def test_a_link_that_leads_nowhere_is_no_checkpoint(tmp_path: Path) -> None:
+    command = make(tmp_path, "own.py --output out")
+    own_checkpoint(command.output, 5)
+    for step, target in ((6, "gone"), (7, "checkpoint-7")):
+        (command.output / f"checkpoint-{step}").symlink_to(target)
+    said = [complaint(item, command, finite=False) for item in found(command)]
+    assert said[0] is None
+    assert all(text and "is not there" in text for text in said[1:])
+    assert [mark(item, command).rpartition("@")[2] for item in found(command)[1:]] == ["gone", "gone"]
+    assert [item.step for item in older(command)] == [6, 7]
+    passed: list[str] = []
+    good = last_good(command, passed.append)
+    assert good is not None
+    assert good.step == 5
+    assert len(passed) == 2
+
+
+def test_a_checkpoint_stays_the_same_until_it_is_written_anew(tmp_path: Path) -> None:
+    command = make(tmp_path, "own.py --output out")
+    path = own_checkpoint(command.output, 10)
+    item = Checkpoint(path, 10)
+    before = mark(item, command)
+    (path / "note").touch()
+    os.utime(path)
+    assert mark(item, command) == before
+    shutil.rmtree(path)
+    own_checkpoint(command.output, 10)
+    assert mark(item, command) != before
+    (tmp_path / "steps.pt").write_text("a", encoding="utf-8")
+    single = Checkpoint(tmp_path / "steps.pt", 3)
+    before = mark(single, command)
+    assert mark(single, command) == before
+    os.utime(single.path, ns=(1, 1))
+    assert mark(single, command) != before
+
+
+def test_what_was_moved_aside_oldest_first(tmp_path: Path) -> None:
+    command = make(tmp_path, "own.py --output out")
+    for step in (30, 10, 10, 20):
+        quarantine(Checkpoint(own_checkpoint(command.output, step), step))
+        time.sleep(0.02)
+    (command.output / "damaged-goods").mkdir()
+    names = [item.path.name for item in aside(command)]
+    assert names == ["damaged-checkpoint-30", "damaged-checkpoint-10", "damaged-2-checkpoint-10", "damaged-checkpoint-20"]
+    assert [item.step for item in aside(command)] == [30, 10, 10, 20]
+    assert found(command) == []
+    assert aside(make(tmp_path, "own.py --output nowhere")) == []
+
+
+def test_a_disk_is_full_where_what_is_needed_finds_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not full(tmp_path / "not" / "there" / "yet")
+    free = os.statvfs(tmp_path)
+    assert full(tmp_path, free.f_bavail * free.f_frsize * 2)
+    assert list(tmp_path.iterdir()) == []
+
+    def refused(_: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "fsync", refused)
+    assert full(tmp_path)
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
+    reason="a small disk needs `unshare -rm`, which this system refuses",
+)
+@pytest.mark.parametrize(("options", "expected"), [("size=700k", "True"), ("size=9m,nr_inodes=2", "True"), ("size=9m", "False")])
+def test_a_small_disk(tmp_path: Path, options: str, expected: str) -> None:
+    look = "import sys, pathlib; from runners.supervise.whole import full; print(full(pathlib.Path(sys.argv[1])))"
+    script = f'mount -t tmpfs -o {options} tmpfs {tmp_path} && touch {tmp_path}/one; "$@"'
+    run = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "sh", sys.executable, "-c", look, str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stdout.strip() == expected

@@ -109,8 +109,20 @@ def test_what_was_tried_stands_in_the_analysis_and_the_report(tuned: Run) -> Non
             assert change in html, name
 
 
+def test_the_report_tells_where_the_best_is_and_draws_it(tuned: Run) -> None:
+    html = page(tuned, "report.html")
+    assert f"Output: {tuned.folder / 'trials' / 'three-polynomials' / 'output'}." in html
+    assert "three polynomials 0." in html
+
+
 def test_trials_that_are_known_are_not_run_again(tuned: Run) -> None:
     before = (tuned.folder / "log.txt").read_bytes()
+    # As a supervisor leaves it that was killed between the last trial and the analysis.
+    decisions = tuned.folder / "decisions.jsonl"
+    kept = decisions.read_text(encoding="utf-8").splitlines(keepends=True)
+    last = next(number for number, line in enumerate(kept) if json.loads(line)["kind"] == "tuned")
+    decisions.write_text("".join(kept[:last]), encoding="utf-8")
+    (tuned.folder / "analysis.html").unlink()
     again = supervised(
         tuned.folder.parents[1],
         *FLAT,
@@ -119,6 +131,7 @@ def test_trials_that_are_known_are_not_run_again(tuned: Run) -> None:
     assert again.code == 0, again.said
     assert len(again.of("trial")) == 3
     assert (tuned.folder / "log.txt").read_bytes() == before
+    assert all(change in page(tuned, "analysis.html") for change in NAMES)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)])
@@ -203,7 +216,7 @@ def test_the_reports_in_chinese(tmp_path: Path) -> None:
     assert run.code == 0, run.said
     html = page(run, "report.html")
     assert 'lang="zh-CN"' in html
-    assert "受监护的训练" in html
+    assert "无人值守训练" in html
 
 
 def test_a_run_that_died_unsupervised_is_gone_on_with_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -232,3 +245,79 @@ def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
     run = subprocess.run(words, cwd=tmp_path, env=bare, capture_output=True, text=True)
     assert run.returncode == 2
     assert "torchrun is not on PATH" in run.stderr
+
+
+def test_two_names_cannot_write_to_one_output(tmp_path: Path) -> None:
+    slow = ["--pause", "0.1"]
+    process = subprocess.Popen(command_of(tmp_path, slow), cwd=tmp_path, stdout=subprocess.DEVNULL)
+    try:
+        log = tmp_path / "output" / "metrics.jsonl"
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not log.exists():
+            time.sleep(0.05)
+        other = command_of(tmp_path, slow)
+        other[other.index("--name") + 1] = "other"
+        refused = subprocess.run(other, cwd=tmp_path, capture_output=True, text=True)
+        assert refused.returncode == 2
+        assert "in use" in refused.stderr
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_leaves_no_command_behind(tmp_path: Path, second: signal.Signals) -> None:
+    process = subprocess.Popen(command_of(tmp_path, ["--fault", "deaf", "--pause", "0.1"]), cwd=tmp_path)
+    log = tmp_path / "output" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not log.exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    process.send_signal(second)
+    assert process.wait(90) == 130
+    rows = log.read_bytes()
+    time.sleep(0.5)
+    assert log.read_bytes() == rows
+
+
+def test_a_terminal_that_goes_away_ends_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    process = subprocess.Popen(command_of(tmp_path, ["--pause", "0.05"]), cwd=tmp_path)
+    log = tmp_path / "output" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not log.exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 0
+    assert (tmp_path / "output" / "final.json").exists()
+
+
+def test_an_end_before_the_last_step_is_not_taken_for_done(tmp_path: Path) -> None:
+    for name in ("once", "always"):
+        (tmp_path / name).mkdir()
+    once = supervised(tmp_path / "once", "--fault", "leave", "--at", "12", "--marks", str(tmp_path / "marks"))
+    assert once.code == 0, once.said
+    assert once.remedies == ["ended_early/resume"]
+    assert once.final() == trained(tmp_path / "whole")
+    always = supervised(
+        tmp_path / "always", "--fault", "leave", "--at", "12", "--times", "9", "--marks", str(tmp_path / "more")
+    )
+    assert always.code == 1
+    assert "ends by itself at step 11 of 40" in always.said
+
+
+def test_a_configuration_that_was_edited_between_calls_is_named(tmp_path: Path) -> None:
+    supervised(tmp_path, "--fault", "assert")
+    decided = tmp_path / "work" / "run" / "decisions.jsonl"
+    text = decided.read_text(encoding="utf-8")
+    edited = [json.loads(line) for line in text.splitlines()]
+    next(item for item in edited if item["kind"] == "settings")["values"]["fault"] = "another"
+    decided.write_text("".join(json.dumps(item) + "\n" for item in edited), encoding="utf-8")
+    again = supervised(tmp_path, "--fault", "assert")
+    assert "edited since the last call: fault" in again.said
+
+
+def test_a_quiet_command_with_a_curve_has_not_hung(tmp_path: Path) -> None:
+    run = supervised(tmp_path, "--fault", "quiet", "--pause", "0.15", options=["--hang-after", "2"])
+    assert run.code == 0, run.said
+    assert run.remedies == []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runners.supervise.stamped import Stamped, lines_from, stamp
+from runners.supervise import masking
+from runners.supervise.stamped import BROKEN, LONGEST, Stamped, lines_from, stamp
 
 
 class Clock:
@@ -43,7 +46,7 @@ def test_every_line_has_the_time_at_which_it_came(tmp_path: Path) -> None:
 
 def test_a_bar_leaves_one_state_a_second_and_its_last(tmp_path: Path) -> None:
     clock = Clock()
-    log = Stamped(tmp_path / "log", clock)
+    log = Stamped(tmp_path / "log", clock, clock)
     for count in range(40):
         log.feed(f"\r{count}/40".encode())
         clock.now += 0.25
@@ -88,3 +91,60 @@ def test_a_second_writer_appends(tmp_path: Path) -> None:
     second.close()
     assert texts(tmp_path / "log", start) == ["graft: two", "graft: three"]
     assert lines_from(tmp_path / "log", start)[0] == 1
+
+
+def test_bars_are_counted_by_a_clock_that_nobody_sets_back(tmp_path: Path) -> None:
+    clock, ticks = Clock(), Clock()
+    log = Stamped(tmp_path / "log", clock, ticks)
+    for count in range(40):
+        log.feed(f"\r{count}/40".encode())
+        clock.now -= 3600.0
+        ticks.now += 0.5
+    log.close()
+    assert 19 <= len(texts(tmp_path / "log")) <= 22
+
+
+def test_a_line_without_an_end_is_broken_and_says_so(tmp_path: Path) -> None:
+    log = Stamped(tmp_path / "log", Clock())
+    said = "é words ".encode() * 40_000
+    for at in range(0, len(said), 10_001):
+        log.feed(said[at : at + 10_001])
+    log.feed(b"end\n" + b"x" * 200_000 + b"\nlast\n")
+    log.close()
+    shown = texts(tmp_path / "log")
+    assert all(len(line.encode()) <= LONGEST + len(BROKEN) for line in shown)
+    assert sum(line.endswith(BROKEN) for line in shown) == len(said) // LONGEST + 200_000 // LONGEST
+    whole = "".join(line.removesuffix(BROKEN) for line in shown)
+    assert whole == said.decode() + "end" + "x" * 200_000 + "last"
+
+
+def test_output_without_lines_takes_seconds(tmp_path: Path) -> None:
+    log = Stamped(tmp_path / "log")
+    began = time.monotonic()
+    for _ in range(3_000):
+        log.feed(b"x" * 10_000)
+    log.close()
+    assert time.monotonic() - began < 20.0
+    assert (tmp_path / "log").stat().st_size > 30_000_000
+
+
+def test_a_file_is_stamped_in_pieces(tmp_path: Path) -> None:
+    lines = [f"{at} {'é' * (at % 50)}" for at in range(60_000)]
+    (tmp_path / "raw").write_text("\n".join(lines), encoding="utf-8")
+    log = Stamped(tmp_path / "log", Clock())
+    log.feed_from(tmp_path / "raw")
+    log.close()
+    assert texts(tmp_path / "log") == lines
+
+
+def test_secrets_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masking, "_values", set())
+    masking.learn(["train", "--hub_token", "opensesame1", "WANDB_API_KEY=0123456789abcdef"], {"MY_PASSWORD": "hunter2222"})
+    log = Stamped(tmp_path / "log", Clock())
+    log.feed(b"logged in as opensesame1\nkey 0123456789")
+    log.feed(b"abcdef\rat hunter2222\n")
+    log.note("with hunter2222")
+    log.feed(b"half opensesame1")
+    assert "opensesame" not in log.last
+    log.close()
+    assert texts(tmp_path / "log") == ["logged in as ***", "key ***", "at ***", "graft: with ***", "half ***"]

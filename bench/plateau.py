@@ -242,8 +242,12 @@ def main() -> None:
     if not options.json:
         print("\n".join(lines_of(sets)))
         print(f"100,000 rows, a verdict after each: {taken}")
-    what = {"bench": "plateau", "goal": GOAL, "met": met, "settings": asdict(SETTINGS), "seconds": taken}
-    print(json.dumps({**what, "sets": sets, "runs": options.runs, "machine": machine()}))
+    what = {"bench": "plateau", "goal": GOAL, "met": met, "settings": asdict(SETTINGS)}
+    print(
+        json.dumps(
+            {**what, "worth": plateau.WORTH, "seconds": taken, "sets": sets, "runs": options.runs, "machine": machine()}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ curve with noise of its own, drawn anew for the trial and for its control: as if
 than what happens, as both go on from one checkpoint. *nothing*: three changes that change nothing, one of them or more
 is declared better. *anew*: the same for changes that begin anew, against the paused run's own course, which was chosen
 for having stopped. *lower by k*: one change of three takes k standard deviations of a logged value off the loss, at
-once; and it is declared better. *not judged*: comparisons that want more rows than a tenth of the run has.
+once; and it is declared better. *not judged*: the noise remembers itself for too long for so few values; these count
+as not declared better.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ def tried(job: tuple[int, bool, bool]) -> dict[str, bool | None] | None:
     pairs = [judged(new, old, since, until) for new, old in zip(others[::2], others[1::2], strict=True)]
     anew = [judged(new, one, 0, since) for new in others[::2]]
     return {
-        "nothing": any(pairs) if pairs.count(None) < CHANGES else None,
-        "anew": any(anew) if anew.count(None) < CHANGES else None,
+        "nothing": any(pairs) or (None if None in pairs else False),
+        "anew": any(anew) or (None if None in anew else False),
         **{f"lower by {shift:g}": judged(others[0], others[1], since, until, shift) for shift in LOWER},
     }
 
@@ -81,8 +82,7 @@ def measure(runs: int, pool: Any) -> dict[str, Any]:
         result[name] = {"paused": len(found)}
         for what in found[0] if found else ():
             verdicts = [one[what] for one in found]
-            told = [bool(one) for one in verdicts if one is not None]
-            result[name][what] = {**share(told), "not_judged": verdicts.count(None)}
+            result[name][what] = {**share(list(map(bool, verdicts))), "not_judged": verdicts.count(None)}
     return result
 
 
@@ -101,7 +101,7 @@ def main() -> None:
                 if what != "paused":
                     shares = f"{100 * one['share']:5.1f} % ({100 * one['low']:.1f} to {100 * one['high']:.1f})"
                     print(f"  {what:14} {shares} of {one['of']}, {one['not_judged']} not judged")
-    met = {name: of["nothing"]["low"] <= ALPHA for name, of in sets.items()}
+    met = {name: of["nothing"]["share"] <= ALPHA for name, of in sets.items()}
     what = {"bench": "tune", "alpha": ALPHA, "changes": CHANGES, "met": met, "sets": sets}
     print(json.dumps({**what, "runs": options.runs, "machine": machine()}))
 

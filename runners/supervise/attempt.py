@@ -16,11 +16,6 @@ PORTS = ("--master_port", "--master-port", "--main_process_port", "--rdzv-endpoi
 PORT = "MASTER_PORT"
 
 
-def marked(checkpoint: Checkpoint) -> str:
-    """A checkpoint by path and time: one that is written anew under an old name is another."""
-    return f"{checkpoint.path}@{checkpoint.path.stat().st_mtime_ns}"
-
-
 def learned(base: Command, state: State) -> Command:
     """The command with what earlier decisions put over it, and no checkpoint named."""
     return base.resumable().with_settings(state.settings).with_environment(state.environment)
@@ -28,7 +23,7 @@ def learned(base: Command, state: State) -> Command:
 
 def own(command: Command, state: State) -> list[Checkpoint]:
     """The checkpoints of the command that were not there before the first attempt, earliest step first."""
-    return [item for item in checkpoints.found(command) if marked(item) not in state.kept]
+    return [item for item in checkpoints.found(command) if checkpoints.mark(item, command) not in state.kept]
 
 
 def prepare(

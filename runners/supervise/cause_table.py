@@ -17,7 +17,11 @@ KEYS = NEEDED | {"exit", "follows", "signs", "good", "hung_at", "source"}
 TEXTS = ("name", "says", "says_zh", "advice", "advice_zh", "log", "changes_result", "source")
 EXPRESSIONS = ("patterns", "signs", "good", "hung_at")
 STATES = ("host_memory", "hung")
-VALUES = {"seconds": (int, float), "factor": (int, float), "environment": dict, "packages": dict}
+NUMBER = (int, float)
+VALUES: Mapping[str, tuple[type, ...]] = {
+    **{"seconds": NUMBER, "factor": NUMBER},
+    **{"environment": (dict,), "packages": (dict,)},
+}
 """Values that remedies take, beside `name` and `limit`."""
 
 
@@ -111,7 +115,7 @@ def _remedy(each: Any, where: str, known: Collection[str] | None) -> Remedy:
         if key not in VALUES:
             raise BadTable(f"{where}: {name}: unknown {key}; known: {', '.join(VALUES)}")
         if not isinstance(value, VALUES[key]) or isinstance(value, bool):
-            raise BadTable(f"{where}: {name}: {key} is {value!r}, no {'table' if VALUES[key] is dict else 'number'}")
+            raise BadTable(f"{where}: {name}: {key} is {value!r}, no {'number' if VALUES[key] is NUMBER else 'table'}")
         if isinstance(value, dict) and not all(isinstance(item, str) for item in value.values()):
             raise BadTable(f"{where}: {name}: {key} has a value that is no text: {value!r}")
     return Remedy(name, limit, values)

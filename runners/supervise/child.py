@@ -17,38 +17,10 @@ POLL = 0.2
 PATIENCE = 20.0
 """Seconds that a command has to end by itself after SIGTERM: less than Slurm's KillWait, so that a report is left."""
 HUNG = "hung"
-MOST = 8 << 20
-"""Bytes of a command's words that are kept in memory while the log cannot be written."""
 
 
 class NotStarted(Exception):
     """The command's program cannot be run; the message says why."""
-
-
-class Patient:
-    """Hands what a command says to its log, and keeps what the log cannot take: no full disk of ours ends a run."""
-
-    def __init__(self, log: Stamped, say: Callable[[str], None]) -> None:
-        self.log, self.say = log, say
-        self.kept = b""
-
-    def feed(self, data: bytes) -> None:
-        if not (data or self.kept):
-            return
-        waiting, self.kept = self.kept + data, b""
-        try:
-            self.log.feed(waiting)
-        except OSError as error:
-            if len(waiting) == len(data):
-                self.say(f"{self.log.path} cannot be written ({error}): the command goes on, its words are kept")
-            self.kept = waiting[-MOST:]
-
-    def end(self) -> None:
-        self.feed(b"")
-        try:
-            self.log.end()
-        except OSError as error:
-            self.say(f"{self.log.path} lacks the end of this attempt: {error}")
 
 
 def run(
@@ -71,10 +43,9 @@ def run(
 
     Raises NotStarted.
     """
-    words = Patient(log, say)
     killed_before = oom_kills()
     start = last_output = time.monotonic()
-    reason = ""
+    reason, told = "", False
     with raw.open("wb") as out, raw.open("rb") as said:
         try:
             process = processes.start(command.words, command.environment, command.folder, out, lock)
@@ -86,7 +57,10 @@ def run(
                 data = said.read()
                 if data:
                     last_output = time.monotonic()
-                words.feed(data)
+                    log.feed(data)
+                if log.trouble is not None and not told:
+                    told = True
+                    say(f"{log.path} cannot be written ({log.trouble}): the command goes on, what it says is kept")
                 if code is not None:
                     break
                 if not reason:
@@ -101,8 +75,8 @@ def run(
         finally:
             # Also what a launcher left behind, in sessions of their own: it would keep the GPU.
             processes.end_tree(process, PATIENCE)
-            words.feed(said.read())
-            words.end()
+            log.feed(said.read())
+            log.end()
     raw.unlink()
     ended = Ended(
         code=process.returncode,

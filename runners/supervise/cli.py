@@ -21,13 +21,14 @@ from pathlib import Path
 from runners import places, room
 from runners.processes import Busy, adopt_orphans, sole
 from runners.progress import View
-from runners.supervise import changes, report
+from runners.supervise import changes, masking, report
 from runners.supervise.causes import BadTable, Cause, explain, table
 from runners.supervise.command import Command, UnknownCommand, families, recognise
 from runners.supervise.decisions import Damaged
 from runners.supervise.loop import DONE, Options
 from runners.supervise.options import parser
 from runners.supervise.plateau import Settings
+from runners.supervise.remedies import REMEDIES
 from runners.supervise.session import Session
 from runners.table import ROOT
 
@@ -66,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command:
         return refused(f"{shlex.join(options.command)}: put the command after --")
     try:
-        causes = table(options.causes)
+        masking.learn(command, os.environ)
+        causes = table(options.causes, REMEDIES)
         known = families(options.upstreams)
         if options.list:
             print(report.listing(causes, known, options.lang))
@@ -83,14 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def told_to(where: places.Places, folder: Path) -> dict[str, str]:
     """What the command is told of places: what somebody chose, and nothing that is a default of this project's."""
-    origin = {"HF_HOME": "hf_home", "HF_ENDPOINT": "hf_endpoint", **dict.fromkeys(places.OFFLINE, "offline")}
-    chosen = {
-        name: value
-        for name, value in where.environment().items()
-        if name in origin and where.origins.get(origin[name], "default") != "default"
-    }
     # wandb's own default is the folder that a command runs in: other runs' curves would stand beside this one's.
-    return chosen if os.environ.get("WANDB_DIR") else {"WANDB_DIR": str(folder), **chosen}
+    return {**({} if os.environ.get("WANDB_DIR") else {"WANDB_DIR": str(folder)}), **where.chosen()}
 
 
 def output_lock(work: Path, command: Command) -> Path:

@@ -16,8 +16,15 @@ from typing import TYPE_CHECKING, Any
 from runners.supervise import outputs, resume
 from runners.supervise.accumulation import steps_are_free
 from runners.supervise.arguments import NONE, in_file, on_line, overridden, plain, relative, resolved, true
+from runners.supervise.environments import ENVIRONMENTS, bins_of
 from runners.supervise.families import Family, families, text
-from runners.supervise.launchers import Target, UnknownCommand, interpreter_of, target_of
+from runners.supervise.launchers import (
+    ASSIGNMENT,
+    Target,
+    UnknownCommand,
+    interpreter_of,
+    target_of,
+)
 from runners.supervise.masking import masked
 
 if TYPE_CHECKING:
@@ -144,8 +151,11 @@ class Command:
 
     @property
     def python(self) -> str:
-        """The interpreter that runs it. Raises UnknownCommand where the program is not there."""
-        return interpreter_of(self.target.interpreter, self.folder, self.variable("PATH"))
+        """The interpreter that runs it. Raises UnknownCommand where the program or its environment is not there."""
+        asked = {name: self.variable(name) for name in ENVIRONMENTS}
+        word = self.target.interpreter
+        bins = [] if "/" in word else bins_of(self.target, self.folder, asked)
+        return interpreter_of(word, self.folder, os.pathsep.join([*bins, self.variable("PATH") or os.defpath]))
 
     @property
     def restores(self) -> str:
@@ -189,6 +199,8 @@ def recognise(
     Raises UnknownCommand naming what is known and what to do.
     """
     folder = Path(os.path.abspath(folder))
+    if words and ASSIGNMENT.fullmatch(words[0]):
+        words = ["env", *words]  # NAME=VALUE before a command, as a shell takes it
     target = target_of(words, folder)
     for family in known:
         if family.runs(target, tuple(words[target.begin :])):
@@ -196,7 +208,11 @@ def recognise(
             _ = command.values  # a configuration that cannot be read is said now
             return command
     names = "; ".join(f"{family.name} ({_called(family)})" for family in known)
-    shell = " Give the command that the script runs, not the script." if target.name in ("bash", "sh", "zsh") else ""
+    shell = (
+        " Give the command that the script runs, not the script: a remedy changes the command's own words."
+        if target.name in ("bash", "sh", "zsh")
+        else ""
+    )
     raise UnknownCommand(
         f"{shlex.join(words)} runs {target.name}, which is none of: {names}.{shell} A trainer of your own can be "
         "described in a file like runners/supervise/upstreams.toml: --upstreams FILE"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from runners.supervise.metrics.curve import Curve
-from runners.supervise.plateau_fit import FEWEST_BLOCKS, block_means, fit, noise_of, quantile
+from runners.supervise.plateau_fit import FEWEST_BLOCKS, HIGHEST_PHI, Noise, block_means, fit, noise_of, quantile
 
 MEASURES = ("eval_loss", "loss")
 """What is compared: evaluations where there are enough of them, else the loss of the training."""
@@ -43,25 +43,31 @@ def difference(new: Curve, old: Curve, since: int, until: int, alpha: float) -> 
 
     Differences at the same step: what the batches of both have in common falls out, as a run that goes on from one
     checkpoint sees the same data. The first half, in which a change begins to work, does not count. The noise of the
-    differences is `plateau_fit`'s: its correlation from all of them, Huber's line through the second half, the upper
-    bound of its middle one-sided at `alpha`.
+    differences is `plateau_fit`'s: its correlation from all of them, taken a standard error higher, as few values tell
+    little of it; Huber's line through the second half; the upper bound of its middle, one-sided at `alpha`.
     """
     common = {name: _common(new, old, name, since, until) for name in MEASURES}
     measure = next((name for name, rows in common.items() if len(rows) >= ROWS), None)
     if measure is None:
         return f"{max(map(len, common.values()))} values of the loss at the same steps, of {ROWS} that it takes"
     rows = common[measure]
-    # A line wants blocks of its own: as many as before, of the second half alone.
     steps, values, _ = block_means([step for step, _, _ in rows], [one - other for _, one, other in rows])
     half = len(steps) // 2
-    line = fit(steps[half:], values[half:], noise_of(values))
+    line = fit(steps[half:], values[half:], _careful(noise_of(values)))
     if line is None or len(steps) - half < FEWEST_BLOCKS:
-        return f"the noise of {len(rows)} values remembers itself for too long: longer trials would tell (--trial-steps)"
+        return (
+            f"the noise of {len(rows)} values remembers itself for too long: longer trials would tell (--trial-steps)"
+        )
     late = rows[len(rows) // 2 :]
     means = [math.fsum(values) / len(late) for values in zip(*((one, other) for _, one, other in late), strict=True)]
     return Difference(
         measure, len(late), means[0], means[1], line.middle, quantile(1 - alpha, line.degrees) * line.middle_error
     )
+
+
+def _careful(noise: Noise) -> Noise:
+    """phi a standard error above what was found: sqrt((1 - phi^2)/n) (Bartlett 1946)."""
+    return Noise(min(noise.phi + math.sqrt((1 - noise.phi**2) / noise.count), HIGHEST_PHI), noise.count)
 
 
 def _common(new: Curve, old: Curve, name: str, since: int, until: int) -> list[tuple[float, float, float]]:

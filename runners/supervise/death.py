@@ -13,10 +13,10 @@ about (a time-out of a collective, a worker that is gone, a signal); they are as
 5. An exit state given from outside decides: SIGKILL, for want of memory where the kernel counted such a kill in this
    control group, or SIGTERM. A launcher that tells how its child ended (torchrun, accelerate, DeepSpeed) is believed.
    The kernel's count alone decides nothing: it counts another job's process too.
-6. The rows are tried on the end's other lines and on the exit state: those that do not follow, then those that do. Such
-   a line must tell of an error itself (an exception's name at its start, a level, a library's own prefix) and stand near
-   the end: a sample of the data or a warning may hold the same words. An exception after it that no row fits is a cause
-   nobody knows. Rows that follow and change nothing but the time need no such line.
+6. The rows are tried on the end's other lines and on the exit state: those that do not follow, then those that do.
+   Such a line must tell of an error itself (error_lines.py) and stand near the end: a sample of the data or a warning
+   may hold the same words. An exception after it that no row fits is a cause nobody knows. Rows that follow and change
+   nothing of the result need no such line.
 7. `signs`: what spoils a run without ending it, a NaN loss, where no `good` line comes after the last bad one.
 """
 
@@ -25,8 +25,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from runners.supervise.cause_table import Cause
+from runners.supervise.error_lines import shaped
 from runners.supervise.logtext import (
     Chain,
     Piece,
@@ -36,7 +38,6 @@ from runners.supervise.logtext import (
     end_of,
     pieces_of,
     progress,
-    shaped,
     unwrapped,
 )
 
@@ -44,7 +45,7 @@ OUTSIDE = (-9, 137, -15, 143)
 """Exit states that a process is given from outside: as `subprocess` tells them, and as shells do."""
 KILLED = (-9, 137)
 NEAR = 400
-"""Lines at the end in which an error without a traceback is believed: torchrun's summary of 64 ranks fills about 380."""
+"""Lines at the end that are believed without a traceback: torchrun's summary of 64 ranks fills about 380."""
 LINES = 12
 """Lines that are shown of a death."""
 WIDTH = 400
@@ -166,20 +167,21 @@ class _Death:
         for pattern in cause.patterns:
             for match in reversed(list(pattern.finditer(self.near.text))):
                 found = self.near.lines(match.start(), match.end())
-                if trusted or (any(shaped(text) for _, text in found) and not self.overtaken(match.end())):
+                if trusted or (any(shaped(text) for _, text in found) and match.end() > self.last_unknown):
                     return cause, match, self.near
         return None
 
-    def overtaken(self, at: int) -> bool:
-        """Whether an exception that no row fits, and that is no launcher's, is told of behind character `at`."""
-        for raised in _RAISED.finditer(self.near.text, at):
+    @cached_property
+    def last_unknown(self) -> int:
+        """Where near the end the last exception is told of that no row fits, and that is no launcher's; else -1."""
+        for raised in reversed(list(_RAISED.finditer(self.near.text))):
             line = Text(self.near.lines(raised.start(), raised.end()))
             if not (_LAUNCHER.search(line.text) or self.fits([line], [*self.roots, *self.followers])):
-                return True
-        return False
+                return raised.start()
+        return -1
 
     def short_of_memory(self) -> bool:
-        """Whether the kernel has killed a process of this job for want of memory: it counted one, and one was killed."""
+        """Whether the kernel has killed a process of this job for want of memory: counted one, and one was killed."""
         if not self.ended.host_memory:
             return False
         read = [self.pieces[index][1] for chain in self.own for index in chain.pieces]

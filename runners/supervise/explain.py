@@ -13,6 +13,7 @@ from look.words import Words
 from runners.supervise.cause_table import Cause, Remedy
 from runners.supervise.death import Diagnosis, Ended, diagnose
 from runners.supervise.logtext import clean
+from runners.supervise.masking import hidden
 from runners.supervise.stamped import OWN
 
 WIDTH = 110
@@ -51,11 +52,15 @@ EXITS = {
 
 
 def explain(log: Path, causes: Sequence[Cause], lang: str) -> str:
-    """What died, why, the lines that say so, what the supervisor would do, and what a person can do.
+    """What died, why, the lines that say so, what the supervisor would do, and what a person can do; without secrets.
 
     `log` is the supervisor's, whose last death is explained, or any command's, whose exit state is not known. Raises
     OSError where it cannot be read.
     """
+    return hidden(_explained(log, causes, lang))
+
+
+def _explained(log: Path, causes: Sequence[Cause], lang: str) -> str:
     words = Words(lang)
     # Only a line feed ends a line here, as in an editor: a bar's carriage returns would shift the numbers.
     lines = log.read_bytes().decode("utf-8", "replace").split("\n")

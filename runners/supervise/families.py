@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ ROLES = (
     *("batch", "accumulation", "rate", "steps", "save_every", "keep", "output", "workers", "timeout", "eval_every"),
     *("seed", "rank", "schedule"),
 )
+FILLED = ("checkpoint", "step", "remaining", "link", "note")
+"""What resume.py fills in, beside the groups of `checkpoints`."""
 MATCHED_BY = ("commands", "modules", "scripts", "text")
 
 
@@ -86,12 +89,15 @@ def _rows(path: Path) -> list[Family]:
 
 
 def _family(path: Path, row: Mapping[str, Any]) -> Family:
+    if not isinstance(row, dict):
+        raise BadTable(f"{path}: families has {row!r}, no table")
     where = f"{path}, family {row.get('name', 'without a name')!r}"
     fields = {item.name for item in dataclasses.fields(Family)}
     _known(where, "key", set(row), fields)
     for needed in ("name", "match", "style"):
         if not row.get(needed):
             raise BadTable(f"{where}: {needed} is missing")
+    _types(where, row)
     _known(where, "style", {row["style"]}, STYLES)
     _known(where, "restores", {row.get("restores", "nothing")}, RESTORES)
     _known(where, "output", {row.get("output", "")}, COMPOSED)
@@ -109,7 +115,50 @@ def _family(path: Path, row: Mapping[str, Any]) -> Family:
         raise BadTable(f"{where}: checkpoints is no regular expression: {error}") from None
     if family.checkpoints and "step" not in groups:
         raise BadTable(f"{where}: checkpoints has no (?P<step>...)")
+    for key, value in family.resume.items():
+        try:
+            named = {name for _, name, _, _ in string.Formatter().parse(value) if name is not None}
+        except ValueError as error:
+            raise BadTable(f"{where}: resume: {key} is {value!r}: {error}") from None
+        _known(where, f"name in resume.{key}:", named, {*FILLED, *groups})
     return family
+
+
+def _types(where: str, row: Mapping[str, Any]) -> None:
+    """Raises BadTable where a key has a value of another type: it would be found out hours later, at a resume."""
+    for item in dataclasses.fields(Family):
+        if item.name not in row:
+            continue
+        value, kind = row[item.name], str(item.type)
+        if kind.startswith("Mapping"):
+            _table(where, item.name, value)
+        elif kind.startswith("tuple"):
+            _texts(f"{where}: {item.name}", value)
+        elif not isinstance(value, bool if kind == "bool" else str):
+            raise BadTable(
+                f"{where}: {item.name} is {value!r}, {'neither true nor false' if kind == 'bool' else 'no text'}"
+            )
+
+
+def _table(where: str, key: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise BadTable(f"{where}: {key} is {value!r}, no table")
+    for name, entry in value.items():
+        here = f"{where}: {key}.{name}"
+        if (key, name) == ("match", "text") or key in ("settings", "resume", "resumable", "needs"):
+            if not isinstance(entry, str):
+                raise BadTable(f"{here} is {entry!r}, no text")
+        elif key in ("match", "follows"):
+            _texts(here, entry)
+        elif key in ("defaults", "keys") and not isinstance(entry, (str, int, float)):
+            raise BadTable(f"{here} is {entry!r}, neither a text nor a number")
+        elif key == "variants" and not isinstance(entry, str if name == "key" else dict):
+            raise BadTable(f"{here} is {entry!r}, no {'text' if name == 'key' else 'table'}")
+
+
+def _texts(where: str, value: Any) -> None:
+    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+        raise BadTable(f"{where} is {value!r}, no list of texts: put it into [ ]")
 
 
 def _known(where: str, what: str, found: set[str], known: Any) -> None:

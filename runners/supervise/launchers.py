@@ -15,6 +15,7 @@ from runners.supervise.tables import read_toml
 
 TABLE = Path(__file__).with_name("launchers.toml")
 ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+SETS = ("flags", "module", "program", "values", "pairs", "environment")
 WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
 
 
@@ -36,7 +37,11 @@ class Launcher:
     flags: frozenset[str] = frozenset()
     module: frozenset[str] = frozenset()
     program: frozenset[str] = frozenset()
+    values: frozenset[str] = frozenset()
+    pairs: frozenset[str] = frozenset()
+    environment: frozenset[str] = frozenset()
     assignments: bool = False
+    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class Target:
     variables: Mapping[str, int] = field(default_factory=dict)
     launchers: tuple[tuple[str, int], ...] = ()
     """Each launcher's name and the index of its first option."""
+    within: tuple[str, str] = ("", "")
+    """A launcher that has environments of its own (conda, uv), and the name or folder that it was given."""
 
 
 @cache
@@ -63,7 +70,7 @@ def launchers() -> tuple[Launcher, ...]:
     for row in rows.values():
         full = {**rows.get(row.get("like", ""), {}), "then": "", **row}
         full.pop("like", None)
-        sets = {key: frozenset(map(_plain, full.get(key, ()))) for key in ("flags", "module", "program")}
+        sets = {key: frozenset(map(_plain, full.get(key, ()))) for key in SETS}
         lists = {key: tuple(row.get(key, ())) for key in ("commands", "modules", "scripts")}
         made.append(Launcher(**{**full, **lists, **sets}))
     return tuple(made)
@@ -80,6 +87,7 @@ class _Walk:
         self.interpreter = ""
         self.variables: dict[str, int] = {}
         self.passed: list[tuple[str, int]] = []
+        self.within = ("", "")
 
     def program(self, at: int) -> Target:
         """The word at `at` is a program."""
@@ -89,7 +97,8 @@ class _Walk:
             self.interpreter = word
             return self._python(at + 1)
         if name.endswith(".py"):
-            self.interpreter = self.interpreter or word
+            # uv runs a script by its project's Python, whatever the script's first line says.
+            self.interpreter = self.interpreter or ("python" if self.within[0] == "uv" else word)
             return self._script(at)
         for launcher in launchers():
             if name in launcher.commands and self._follows(launcher, at + 1):
@@ -128,12 +137,18 @@ class _Walk:
         return self._end("module", name, at)
 
     def _launcher(self, launcher: Launcher, at: int) -> Target:
+        if launcher.refused:
+            raise UnknownCommand(f"{self._shown()}: {launcher.refused}")
         at += bool(launcher.then)
+        if launcher.environment:
+            self.within = (launcher.name, "")
         self.passed.append((launcher.name, at))
         runs = launcher.runs
         while at < len(self.words):
             word = self.words[at]
-            name, sign, _ = word.partition("=")
+            name, sign, value = word.partition("=")
+            if _plain(name) in launcher.environment:
+                self.within = (launcher.name, value if sign else self._word(at + 1))
             if launcher.assignments and (assigned := ASSIGNMENT.fullmatch(word)):
                 self.variables[assigned[1]] = at
             elif word == "--":
@@ -145,11 +160,16 @@ class _Walk:
                 runs = "module"
             elif _plain(name) in launcher.program:
                 runs = "program"
+            elif _plain(name) in launcher.pairs:
+                at += 2
+            elif _plain(name) in launcher.values:
+                at += not sign
             elif not (sign or _plain(name) in launcher.flags or (name[1:2] != "-" and len(name) > 2)):
                 at += 1
             at += 1
         at += launcher.positional
         if runs == "module":
+            self.interpreter = self.interpreter or "python"
             return self._module(self._word(at), at + 1)
         return self.program(at) if runs == "program" else self._script(at)
 
@@ -157,7 +177,9 @@ class _Walk:
         return not launcher.then or (at < len(self.words) and self.words[at] == launcher.then)
 
     def _end(self, kind: str, name: str, begin: int, interpreter: str = "") -> Target:
-        return Target(kind, name, begin, interpreter or self.interpreter, self.variables, tuple(self.passed))
+        return Target(
+            kind, name, begin, interpreter or self.interpreter, self.variables, tuple(self.passed), self.within
+        )
 
     def _word(self, at: int) -> str:
         if at < len(self.words):

@@ -40,19 +40,6 @@ _PLACE = re.compile(r"\s{2,}\S+\.py:\d+\s*$")
 _TRACEBACK = "Traceback (most recent call last)"
 _LINKS = ("During handling of the above exception", "The above exception was the direct cause")
 _EXCEPTION = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Exit|Interrupt|Timeout)\b")
-_SHAPED = re.compile(
-    r"^\s*(?:"
-    # an exception's name, or what C++ says of one
-    r"(?:\w+\.)*\w*(?:Error|Exception|Exit|Interrupt|Timeout)\b(?::|$| \[| ?\()|what\(\):|terminate called"
-    r"|Fatal Python error:|Aborted|Segmentation fault"
-    # a level, behind a date, a place or a program's name
-    r"|(?:\S+ ){0,4}\S*(?<![A-Za-z'\"])(?:ERROR|CRITICAL|FATAL)\b|[^\s:]{1,80}: (?:fatal )?[Ee]rror: |[Ee]rror: |fatal: "
-    r"|\[?[EF]\d{4} \d\d:|[EF]\d{4} "
-    # a library's own prefix: NCCL, the kernel, slurmstepd, a shell
-    r"|\S+ \[\d+\] NCCL WARN|\S+:\d+:\d+ \[\d+\] |\[ *\d+\.\d+\] |slurmstepd\S*: |(?:\S+: )?line \d+: +\d+ "
-    r")"
-)
-"""How a line begins that tells of an error itself. Text of a data set, warnings and their like do not begin so."""
 _LOGGED = re.compile(r"^\s*(?:\[[A-Z]\w*[|\]]|[A-Z]{4,8}[: ]|[WEIF]\d{4} |\d+%\|)")
 
 
@@ -62,11 +49,6 @@ class Chain:
 
     pieces: tuple[int, ...]
     named: tuple[int, ...]
-
-
-def shaped(text: str) -> bool:
-    """Whether a line tells of an error itself, and does not only hold the words of one."""
-    return bool(_SHAPED.match(text))
 
 
 def clean(line: str) -> str:

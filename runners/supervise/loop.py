@@ -17,14 +17,14 @@ from runners.processes import ended as code_in_words
 from runners.progress import View
 from runners.room import free, in_words, size_of
 from runners.supervise import child, remedies
-from runners.supervise.attempt import learned, marked, own, prepare
+from runners.supervise.attempt import learned, own, prepare
 from runners.supervise.causes import Cause, Diagnosis, Ended, Remedy, diagnose
-from runners.supervise.checkpoints import Checkpoint, Unfit, complaint, found, quarantine
+from runners.supervise.checkpoints import Checkpoint, Unfit, aside, complaint, found, mark, quarantine
 from runners.supervise.command import Command, UnknownCommand
 from runners.supervise.decisions import Decisions
 from runners.supervise.metrics.curve import Curve
 from runners.supervise.plateau import Settings, Verdict
-from runners.supervise.stamped import Stamped, lines_from
+from runners.supervise.stamped import Stamped
 from runners.supervise.watching import NAN, PLATEAU, REACHED, Watcher, history, lost_from
 
 DONE, STOPPED, PAUSED, INTERRUPTED = "done", "stopped", "paused", "interrupted"
@@ -101,7 +101,10 @@ class Supervisor:
         state = self.decisions.state
         child.stamp_left_over(self.folder / RAW, self.log)
         if not self.decisions.all:
-            there = [] if self.options.adopts else [marked(item) for item in found(self.base)]
+            there = [
+                mark(item, self.base)
+                for item in [*([] if self.options.adopts else found(self.base)), *aside(self.base)]
+            ]
             known = {"command": self.base.shown(), "digest": self.base.digest, "adopts": self.options.adopts}
             self.decisions.add("start", "first attempt", kept=there, **known)
         elif state.ended == DONE and self.base.output.exists():
@@ -231,7 +234,7 @@ class Supervisor:
             cause = next(cause for cause in self.causes if cause.name == "nan_loss")
             rows = tuple((0, f"step {row.step}: {dict(row.values)}") for row in watcher.bad)
             return Diagnosis(cause, rows, ended)
-        before, lines = lines_from(self.log.path, offset)
+        before, lines = self.log.lines_from(offset)
         found = diagnose(lines, ended, self.causes)
         # Numbers are those of the whole log, which a reader has before them.
         return dataclasses.replace(found, lines=tuple((number + before, text) for number, text in found.lines))

@@ -1,7 +1,7 @@
 """Tokens and passwords, which logs, decisions and reports must not show.
 
-A secret is known by the name that it stands behind, by its form, and, once `learn` has seen it on the command line or in
-the environment, by its value, wherever a command prints it.
+A secret is known by the name that it stands behind, by its form, and, once `learn` has seen it on the command line
+or in the environment, by its value, wherever a command prints it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _KNOWN = re.compile(
     r"\b(?:(?:hf_|gh[pousr]_|glpat-)[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|github_pat_\w{16,}|AKIA[0-9A-Z]{16}\b)"
     r"|(?<=://)[^/@\s:]{1,256}:[^/@\s]{1,256}(?=@)"
 )
-"""Tokens by their form: of the hub of models, of hosts of code, of language models' services, of a cloud, and a name with
-a password in an address."""
+"""Tokens by their form: of the hub of models, of hosts of code, of language models' services, of a cloud; and a name
+with a password in an address."""
 _SAID = re.compile(
     r"((?:api[_-]?key|access[_-]?key|secret|password|passwd|(?:hf|hub|auth|access|bearer)[_-]?token)['\"]?\s{0,2}[=:]"
     r"\s{0,2}['\"]?|\bbearer )([^\s'\",;}]+)",
@@ -79,4 +79,3 @@ def hidden_in(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: hidden_in(item) for name, item in value.items()}
     return [hidden_in(item) for item in value] if isinstance(value, (list, tuple)) else value
-

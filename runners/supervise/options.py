@@ -45,14 +45,14 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=Options.attempts,
         metavar="N",
-        help="begin at most N times (default %(default)s)",
+        help="give up after N attempts in a row that leave no newer checkpoint (default %(default)s)",
     )
     add(
         "--hang-after",
         type=float,
         default=Options.hang_after,
         metavar="S",
-        help="seconds without any output after which a command counts as hung; 0 never (default %(default)g)",
+        help="seconds without output or metrics after which a command counts as hung; 0 never (default %(default)g)",
     )
     add(
         "--may-install",

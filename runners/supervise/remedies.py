@@ -170,7 +170,9 @@ def removed(command: Command, state: State) -> str:
     if sum(size_of(item.path) for item in good if item.path in old) < size_of(good[-1].path):
         # Two are kept where that leaves room for the next one.
         old |= {item.path for item in good[:-1]}
-    going = [item for item in mine if item.path in old]
+    # What was moved aside is damaged; the newest may yet tell why.
+    damaged = [item for item in checkpoints.aside(command)[:-1] if checkpoints.mark(item, command) not in state.kept]
+    going = [*damaged, *(item for item in mine if item.path in old)]
     if not going:
         raise NotPossible("this run has no older checkpoint that could be removed")
     freed = sum(size_of(item.path) for item in going)

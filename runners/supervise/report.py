@@ -14,10 +14,13 @@ from look.charts import Line, lines
 from look.markup import document, note, paragraph, section, table
 from look.words import Words
 from runners.digests import write_whole
+from runners.room import in_words, size_of
+from runners.supervise import checkpoints
 from runners.supervise.causes import Cause
 from runners.supervise.command import Command, Family
 from runners.supervise.decisions import Decisions
 from runners.supervise.loop import DONE, INTERRUPTED, PAUSED, STOPPED, Result
+from runners.supervise.masking import hidden
 from runners.supervise.metrics.curve import Curve
 from runners.supervise.watching import history
 
@@ -51,9 +54,7 @@ def write(folder: Path, command: Command, decisions: Decisions, causes: Sequence
         paragraph(f"<code>{escape(command.shown())}</code>"),
         note(f"{escape(words(STATES[state.ended]))} {escape(why)}", KINDS[state.ended]),
         paragraph(
-            escape(
-                words("Output: {output}. Log, decisions and this page: {folder}.", output=output, folder=folder)
-            )
+            escape(words("Output: {output}. Log, decisions and this page: {folder}.", output=output, folder=folder))
         ),
         section("attempts", words("Attempts")),
         table(
@@ -61,12 +62,14 @@ def write(folder: Path, command: Command, decisions: Decisions, causes: Sequence
             rows(decisions.all, {cause.name: cause for cause in causes}, words),
         ),
         *_settings(state.settings, state.environment, words),
+        *_aside(command, words),
         section("curve", words("Loss")),
         _chart(curves, words),
         *_others(decisions.all, words),
     ]
     path = folder / PAGE
-    write_whole(path, document(f"{words('A supervised run')}: {command.output.name}", "\n".join(body), lang=lang))
+    page = document(f"{words('A supervised run')}: {command.output.name}", "\n".join(body), lang=lang)
+    write_whole(path, hidden(page))
     return path
 
 
@@ -108,6 +111,19 @@ def _settings(settings: Mapping[str, str], environment: Mapping[str, str], words
         section("settings", words("What stands over the command now")),
         table([words("setting"), words("value")], shown),
     ]
+
+
+def _aside(command: Command, words: Words) -> list[str]:
+    """What was moved aside takes room, and nobody else says so."""
+    found = checkpoints.aside(command)
+    if not found:
+        return []
+    room = in_words(sum(size_of(item.path) for item in found))
+    names = ", ".join(item.path.name for item in found)
+    said = words(
+        "{count} checkpoints were moved aside and take {room}: {names}", count=len(found), room=room, names=names
+    )
+    return [note(escape(said), "warn")]
 
 
 def _chart(curves: Mapping[str, Curve], words: Words) -> str:

@@ -94,7 +94,8 @@ class Session:
         options = dataclasses.replace(self.options, stops_at_plateau=False)
         self.view.say(f"goes on with the best: {best.name}, from step {best.checkpoint.step}")
         home = self.folder / report.BEST
-        begun = next((item["digest"] for item in Decisions(home).all if item["kind"] == "start"), "") if home.is_dir() else ""
+        before = Decisions(home).all if home.is_dir() else []
+        begun = next((item["digest"] for item in before if item["kind"] == "start"), "")
         if begun not in ("", best.command.digest):
             # Another list of changes had found another best.
             home.rename(home.with_name(f"{home.name}-{begun[:8]}"))

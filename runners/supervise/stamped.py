@@ -11,6 +11,8 @@ from runners.supervise.masking import hidden
 
 OWN = "graft: "
 """What the supervisor's own lines begin with, after the time."""
+KEPT = 8 << 20
+"""Bytes that are kept while they cannot be written."""
 BAR_SECONDS = 1.0
 """A progress bar repaints itself many times a second: one state of it in so many seconds is kept."""
 LONGEST = 64 << 10
@@ -31,7 +33,7 @@ class Stamped:
     """Appends to `path` what `feed` is given, a line at a time, as `TIME  text`, without secrets (masking.py).
 
     A line that ends in a carriage return is a state of a progress bar. The last of each second is kept, and always the
-    last one before a whole line. `clock` tells the time of day, which may be set back; `ticks` the seconds between bars.
+    last one before a whole line. `clock` tells the time of day, which may be set back; `ticks` seconds between bars.
     """
 
     def __init__(
@@ -43,18 +45,32 @@ class Stamped:
         self._rest = b""
         self._bar: tuple[float, str] | None = None
         self._barred = float("-inf")
-        self._out = path.open("a", encoding="utf-8", errors="replace")
+        self.trouble: OSError | None = None
+        """Why the log cannot be written now: a full disk. What it cannot take is kept, and no run ends of it."""
+        self._pending = b""
+        self._out = path.open("ab", buffering=0)
 
     def size(self) -> int:
-        """Bytes written so far."""
-        self._out.flush()
-        return self.path.stat().st_size
+        """Bytes said so far."""
+        self._flush()
+        return self.path.stat().st_size + len(self._pending)
+
+    def lines_from(self, start: int) -> tuple[int, list[str]]:
+        """The stamped lines from byte `start` on, and how many lines there are before."""
+        self._flush()
+        before, data = 0, b""
+        with self.path.open("rb") as log:
+            while block := log.read(min(1 << 20, start - log.tell())):
+                before += block.count(b"\n")
+            data = log.read()
+            data += self._pending[max(0, start - log.tell()) :]
+        return before, data.decode("utf-8", "replace").split("\n")[:-1]
 
     def note(self, text: str) -> None:
         """Writes lines of the supervisor itself."""
         for line in text.splitlines() or [""]:
             self._write(self.clock(), OWN + line)
-        self._out.flush()
+        self._flush()
 
     def feed(self, data: bytes) -> None:
         """Takes the next bytes of the command's output, as they come."""
@@ -77,7 +93,7 @@ class Stamped:
         if rest.strip():
             self.last = hidden(rest[-LAST:].decode("utf-8", "replace"))
         self._rest = rest + held
-        self._out.flush()
+        self._flush()
 
     def feed_from(self, path: Path) -> None:
         """The same from a file, of any length."""
@@ -91,7 +107,7 @@ class Stamped:
         self._settle()
         if rest:
             self._write(self.clock(), rest.decode("utf-8", "replace"))
-        self._out.flush()
+        self._flush()
 
     def close(self) -> None:
         self.end()
@@ -130,11 +146,14 @@ class Stamped:
         shown = hidden(text)
         if shown.strip():
             self.last = shown
-        self._out.write(f"{stamp(moment)}  {shown}\n")
+        self._pending += f"{stamp(moment)}  {shown}\n".encode("utf-8", "replace")
 
-
-def lines_from(path: Path, start: int) -> tuple[int, list[str]]:
-    """The stamped lines of a log from byte `start` on, and how many lines there are before."""
-    with path.open("rb") as log:
-        before = sum(block.count(b"\n") for block in iter(lambda: log.read(min(1 << 20, start - log.tell())), b""))
-        return before, log.read().decode("utf-8", "replace").split("\n")[:-1]
+    def _flush(self) -> None:
+        while self._pending:
+            try:
+                written = self._out.write(self._pending[: 1 << 20])
+            except OSError as error:
+                self.trouble, self._pending = error, self._pending[-KEPT:]
+                return
+            self._pending = self._pending[written:]
+        self.trouble = None

@@ -104,8 +104,9 @@ def tune(
         best = best.on_to(control) if control is not None else best
         found = known.get(key)
         if found is None:
-            made = judgement(change, result, before if control is None else best, until, start, len(changes), control)
-            found = decisions.add("trial", **described(change, key, before), **made)
+            old = before if control is None else dataclasses.replace(before, curve=control.curve)
+            made = judgement(change, result, old, until, start, len(changes), control)
+            found = decisions.add("trial", **{**described(change, key, before), **made})
             say(f"trial {change.name}: {found['why']}")
         tried.append(found)
         if found["better"] and result.checkpoint is not None:
@@ -186,7 +187,9 @@ def judgement(
     found = difference(result.curve, old.curve, since, until, ALPHA / trials)
     if isinstance(found, str) or result.checkpoint is None:
         return {"state": result.state, "why": f"not judged: {found if isinstance(found, str) else 'no checkpoint'}"}
-    words = f"{found.measure} {found.loss:.4g}, {found.is_:+.3g} ± {found.bound:.2g} against {old.name} at the same steps"
+    words = (
+        f"{found.measure} {found.loss:.4g}, {found.is_:+.3g} ± {found.bound:.2g} against {old.name} at the same steps"
+    )
     verdict = "the best so far" if found.better else "no better than noise" if found.is_ < 0 else "no better"
     return {
         "state": result.state,

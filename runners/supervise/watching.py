@@ -117,13 +117,13 @@ class Watcher:
         """Reads what is new now."""
         rows = moved(self.reader.poll(), self.offset)
         self._take(rows)
-        lost = any([self._lost(row) for row in rows])
+        lost = [self._lost(row) for row in rows]
         if rows:
             self.alive = time.monotonic()
             finite = {name: value for name, value in self.curve.last.items() if math.isfinite(value)}
             shown = {name: finite[name] for name in SHOWN if name in finite}
             self.view.update(self.step, self.total, **shown)
-        if lost:
+        if any(lost):
             return NAN
         if self.until is not None and self.step >= self.until and self.paused(self.until):
             return REACHED

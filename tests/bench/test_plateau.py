@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +86,24 @@ def test_naive_rules_do_what_they_are_named_for() -> None:
         found = rule(Case("stops", stops, 0.4, 0.4, 0.0, 0.0, None))
         assert found is not None
         assert 0.4 < found <= 0.5 + 1e-9
+
+
+def test_the_figures_that_are_kept_are_of_this_test_and_meet_the_goal_where_they_say_so() -> None:
+    """1,000 runs of the families that it was tuned on: at most 5 % false alarms, at least 90 % found."""
+    path = max((Path(bench.__file__).parent / "results").glob("*-plateau.jsonl"))
+    kept = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+    assert (kept["settings"], kept["worth"]) == (asdict(bench.SETTINGS), bench.plateau.WORTH)
+    assert kept["runs"] == kept["sets"]["tuned"]["test"]["false_alarms"]["of"] == 1000
+    for name in ("tuned", "held out"):
+        of = kept["sets"][name]["test"]
+        assert of["false_alarms"]["share"] <= 0.05
+        assert kept["met"][name] is (of["found"]["share"] >= 0.9)
+    assert kept["met"]["tuned"]
+    assert kept["sets"]["least favourable"]["share"] <= 0.05
+    # What the documents say is this.
+    said = (Path(bench.__file__).parents[1] / "docs" / "supervise.md").read_text(encoding="utf-8")
+    for name in ("tuned", "held out"):
+        assert f"{100 * kept['sets'][name]['test']['found']['share']:.1f} %" in said
 
 
 def test_few_false_alarms_and_most_plateaus_found() -> None:

@@ -146,7 +146,7 @@ def test_a_halved_batch_with_twice_the_accumulation_ends_as_the_whole_run(
     expected, found = weights_at(command.output), weights_at(part.output)
     moved = sum(float(((expected[name] - before[name]) ** 2).sum()) for name in expected)
     off = sum(float(((expected[name] - found[name]) ** 2).sum()) for name in expected)
-    # Adam divides by the gradient's own size: where that is next to nothing, rounding moves a weight by a part of a step.
+    # Adam divides by the gradient's own size: where that is next to nothing, rounding moves a weight.
     assert off < 1e-4 * moved
 
 

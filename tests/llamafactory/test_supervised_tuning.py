@@ -72,7 +72,8 @@ def test_trials_at_a_plateau_and_the_best_to_the_end(text_model: Path, data: Pat
     assert paused["why"] == "the loss has stopped falling"
     assert STEPS // 5 <= paused["step"] < STEPS
     assert [item["name"] for item in run.decisions("trial")] == ["half the rate", "cosine", "rank 16"]
-    assert not any("not judged" in item["why"] for item in run.decisions("trial")), run.said
+    assert {item["state"] for item in run.decisions("trial")} == {"paused"}
+    assert any(item["better"] for item in run.decisions("trial")), run.said
     assert len(run.decisions("tuned")) == 1
     assert run.decisions("end")[-1]["state"] == "done"
     lines = (run.folder / "best" / "decisions.jsonl").read_text(encoding="utf-8").splitlines()
@@ -116,17 +117,24 @@ def test_control_c_on_a_terminal_leaves_it_as_it_was(text_model: Path, data: Pat
 
 
 def test_a_worker_of_two_that_is_killed_is_the_cause(text_model: Path, data: Path, tmp_path: Path) -> None:
-    run = run_of(tmp_path, text_model, data, max_steps=60, per_device_train_batch_size=4, ddp_backend="gloo")
+    # transformers 5 cannot load an optimizer on several ranks without GPUs: torch knows no location "cpu:0".
+    ranked = {"per_device_train_batch_size": 4, "ddp_backend": "gloo", "save_only_model": True}
+    run = run_of(tmp_path, text_model, data, max_steps=60, **ranked)
     run.environment |= {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "MASTER_PORT": str(tiny.free_port())}
     run.environment |= {"GLOO_SOCKET_IFNAME": "lo"}
     # llamafactory-cli calls torchrun by its name.
     run.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     run.start()
     run.wait(lambda: (tmp_path / "output" / f"checkpoint-{EVERY}" / "trainer_state.json").is_file(), "saved")
-    workers = [pid for pid in run.of("launcher.py") if "--nproc_per_node" not in run.running()[pid]]
+    (agent,) = run.of("launcher.py", "torchrun")
+    workers = [pid for pid in run.of("launcher.py") if pid != agent and "--nproc_per_node" not in run.running()[pid]]
     assert len(workers) == 2
+    # Held back, torchrun finds both ranks failed, and the one that is left has complained.
+    os.kill(agent, signal.SIGSTOP)
     os.kill(workers[1], signal.SIGKILL)
+    run.wait(lambda: re.search(r"\[rank\d\]: .*by peer", run.log), "complained of")
+    os.kill(agent, signal.SIGCONT)
     assert run.end() == 0, run.said
     assert run.remedies == ["killed/resume"], run.said
-    assert run.begun == [None, f"checkpoint-{EVERY}"] or run.begun == [None, f"checkpoint-{2 * EVERY}"]
+    assert run.begun[1] in (f"checkpoint-{EVERY}", f"checkpoint-{2 * EVERY}")
     assert {*steps_of(tmp_path / "output")} == {*range(1, 61)}

@@ -1,4 +1,4 @@
-"""`python -m runners supervise` over the real train_starvla.py: killed, it goes on from its weights to the last step."""
+"""`python -m runners supervise` over the real starVLA trainer: killed, it ends with every step; damaged, it passes over."""
 
 from __future__ import annotations
 

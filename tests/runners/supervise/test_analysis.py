@@ -17,7 +17,7 @@ from runners.supervise import analysis
 from runners.supervise.analysis_page import page
 from runners.supervise.metrics.curve import Curve, thinned
 from runners.supervise.metrics.row import Row
-from runners.supervise.plateau import Settings, Watch
+from runners.supervise.plateau import LEFT_OUT, SAID, Settings, Watch
 from tests.browser import Browser
 from tests.pages import Reader, check_drawn, check_whole, needs_chromium
 
@@ -37,7 +37,8 @@ class Judged:
     statistic: float = 4.5
     p: float = 0.001
     level: float = 0.003
-    reason: str = "from step 4000 to 6000 the loss fell by less than <a third> of its mean rate"
+    reason: str = "the loss has stopped falling"
+    said: tuple[tuple[str, dict[str, str]], ...] = ((SAID["stopped"], {}), (LEFT_OUT, {"count": "<3>"}))
 
 
 TRIED: list[dict[str, Any]] = [
@@ -46,7 +47,7 @@ TRIED: list[dict[str, Any]] = [
         "changes": {"rate": 0.5, "lr_scheduler_type": "cosine"},
         "why": "loss 1.21, -0.04 ± 0.01 against as given: the best so far",
         "better": True,
-        "means": (1.2, 1.22, 1.21, 1.2, 1.22),
+        "loss": 1.21,
         "step": 7000,
     },
     {"name": "<rank 64>", "changes": {"rank": 64}, "why": "not judged: it died", "better": False},
@@ -133,7 +134,7 @@ def test_page_says_the_numbers(curve: Curve) -> None:
         "loss 1.21, -0.04 ± 0.01 against as given: the best so far",
     ]
     assert rows["<rank 64>"] == ["rank=64", "", "", "not judged: it died"]
-    assert "&lt;a third&gt;" in html
+    assert "the loss has stopped falling; &lt;3&gt; rows without a finite loss were left out" in html
     # 13 series of gradient norms, 8 colours.
     assert "5 further series are in the table below." in html
     assert len(re.findall(r'<path class="band', html)) == 2
@@ -141,7 +142,17 @@ def test_page_says_the_numbers(curve: Curve) -> None:
 
 def test_where_nothing_was_judged_the_page_says_so(tmp_path: Path) -> None:
     none = Judged(
-        plateau=False, step=0, since=0, slope=NAN, low=NAN, high=NAN, statistic=NAN, p=NAN, level=NAN, reason="no look"
+        plateau=False,
+        step=0,
+        since=0,
+        slope=NAN,
+        low=NAN,
+        high=NAN,
+        statistic=NAN,
+        p=NAN,
+        level=NAN,
+        reason="no look",
+        said=(),
     )
     path = analysis.write(tmp_path, Curve(), none)
     html = path.read_text(encoding="utf-8")
@@ -161,7 +172,8 @@ def test_chinese_page_has_the_same_numbers_and_no_english_heads(curve: Curve) ->
     english, chinese = (page(found, Words(lang)) for lang in ("en", "zh"))
     check_whole(chinese)
     assert '<html lang="zh-CN">' in chinese
-    assert "损失已不再下降" in chinese
+    assert "损失已停止下降；略去 &lt;3&gt; 行非有限的损失" in chinese
+    assert "stopped falling" not in chinese
     numbers = [
         sorted(re.findall(r"\d+\.\d+", " ".join(" ".join(row) for row in Reader(html).rows)))
         for html in (english, chinese)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from runners.supervise.carry import carried
 from runners.supervise.checkpoints import Checkpoint, complaint
-from tests.runners.supervise.test_checkpoints import huggingface, make
+from tests.runners.supervise.test_checkpoints import TORCH, huggingface, make
+from tests.runners.supervise.test_checkpoints import real_python as real_python
 
 
 def with_batch(folder: Path, step: int, batch: int | None) -> Checkpoint:
@@ -54,3 +56,16 @@ def test_where_the_batch_is_right_the_checkpoint_stays(tmp_path: Path, words: st
     item = with_batch(command.output, 3, batch)
     assert carried(item, command, 1.0, tmp_path / "into") is item
     assert not (tmp_path / "into").exists()
+
+
+def test_another_batch_and_another_rate_are_one_copy(tmp_path: Path, real_python: str) -> None:
+    command = make(tmp_path, "src/train.py --output_dir out --per_device_train_batch_size 2", real_python)
+    item = with_batch(command.output, 3, 4)
+    subprocess.run([real_python, "-c", TORCH, str(item.path)], check=True)
+    made = carried(item, command, 0.5, tmp_path / "into")
+    changed = {path.name for path in item.path.iterdir() if not (made.path / path.name).samefile(path)}
+    assert changed == {"optimizer.pt", "scheduler.pt", "trainer_state.json"}
+    assert json.loads((made.path / "trainer_state.json").read_text(encoding="utf-8"))["train_batch_size"] == 2
+    read = "import sys, torch; print(torch.load(sys.argv[1], weights_only=True)['base_lrs'])"
+    said = subprocess.run([real_python, "-c", read, str(made.path / "scheduler.pt")], capture_output=True, check=True)
+    assert json.loads(said.stdout) == [0.25, 0.125]

@@ -111,7 +111,8 @@ NOISE = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(name=st.sampled_from(sorted(BY_NAME)), before=st.lists(st.sampled_from(healthy()), max_size=300), after=NOISE)
 def test_healthy_lines_around_a_death_change_nothing(name: str, before: list[str], after: list[str]) -> None:
-    lines = [*before, *log_of(BY_NAME[name].log), *after]
+    # Last words are the last.
+    lines = [*before, *log_of(BY_NAME[name].log), *([] if BY_NAME[name].hung_at else after)]
     assert named(lines, EXITS.get(name, FAILED)) == name
 
 
@@ -241,7 +242,7 @@ SAMPLE = ["training example:", "inputs:", "how do I fix CUDA out of memory ? I g
         (["[ERROR|2026-11-22 00:28:16] llamafactory.hparams:1 >> CUDA out of memory"], 1, "gpu_out_of_memory"),
         (["host1:77:99 [0] transport.cc:1 NCCL WARN Cuda failure 'out of memory'"], 1, "gpu_out_of_memory"),
         (["OSError: [Errno 28] No space left on device", *[f"line {at}" for at in range(500)]], 1, None),
-        (["OutOfMemoryError: CUDA out of memory", "torch.distributed.elastic.x.ChildFailedError: "], 1, "gpu_out_of_memory"),
+        (["OutOfMemoryError: CUDA out of memory", "torch.x.ChildFailedError: "], 1, "gpu_out_of_memory"),
     ],
 )  # fmt: skip
 def test_words_of_a_sample_or_a_warning_name_no_cause(lines: list[str], code: int, name: str | None) -> None:
@@ -259,8 +260,7 @@ def test_words_of_a_sample_or_a_warning_name_no_cause(lines: list[str], code: in
 def test_what_hangs_with_wandbs_words(last: str, name: str) -> None:
     hung = Ended(-15, 1800.0, False, True, False)
     assert named(["wandb: Tracking run", *lines_of(HEALTHY[0])[:3], last, ""], hung) == name
-    cause = BY_NAME["wandb_hung"]
-    assert [remedy.name for remedy in cause.remedies][0] == "offline"
+    assert BY_NAME["wandb_hung"].remedies[0].name == "offline"
 
 
 PAD = " " * 25

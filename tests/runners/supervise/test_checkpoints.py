@@ -511,7 +511,12 @@ def test_what_was_moved_aside_oldest_first(tmp_path: Path) -> None:
         time.sleep(0.02)
     (command.output / "damaged-goods").mkdir()
     names = [item.path.name for item in aside(command)]
-    assert names == ["damaged-checkpoint-30", "damaged-checkpoint-10", "damaged-2-checkpoint-10", "damaged-checkpoint-20"]
+    assert names == [
+        "damaged-checkpoint-30",
+        "damaged-checkpoint-10",
+        "damaged-2-checkpoint-10",
+        "damaged-checkpoint-20",
+    ]
     assert [item.step for item in aside(command)] == [30, 10, 10, 20]
     assert found(command) == []
     assert aside(make(tmp_path, "own.py --output nowhere")) == []
@@ -534,7 +539,9 @@ def test_a_disk_is_full_where_what_is_needed_finds_no_room(tmp_path: Path, monke
     subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
     reason="a small disk needs `unshare -rm`, which this system refuses",
 )
-@pytest.mark.parametrize(("options", "expected"), [("size=700k", "True"), ("size=9m,nr_inodes=2", "True"), ("size=9m", "False")])
+@pytest.mark.parametrize(
+    ("options", "expected"), [("size=700k", "True"), ("size=9m,nr_inodes=2", "True"), ("size=9m", "False")]
+)
 def test_a_small_disk(tmp_path: Path, options: str, expected: str) -> None:
     look = "import sys, pathlib; from runners.supervise.whole import full; print(full(pathlib.Path(sys.argv[1])))"
     script = f'mount -t tmpfs -o {options} tmpfs {tmp_path} && touch {tmp_path}/one; "$@"'

@@ -158,6 +158,22 @@ def test_a_role_that_a_family_lacks_is_refused(here: Path) -> None:
         made("torchrun vla-scripts/train.py", here).with_roles({"accumulation": 2})
 
 
+def test_variables_before_the_command_are_those_of_env(here: Path) -> None:
+    command = made("CUDA_VISIBLE_DEVICES=0 A=b=c llamafactory-cli train train.yaml", here)
+    assert command.words[:4] == ("env", "CUDA_VISIBLE_DEVICES=0", "A=b=c", "llamafactory-cli")
+    assert (command.variable("CUDA_VISIBLE_DEVICES"), command.variable("A")) == ("0", "b=c")
+    assert command.with_environment({"A": "d"}).words[2] == "A=d"
+
+
+def test_the_python_of_a_program_in_an_environment_that_conda_names(here: Path) -> None:
+    bin_ = here / "envs" / "x" / "bin"
+    bin_.mkdir(parents=True)
+    (bin_ / "llamafactory-cli").write_text("#!/its/own/python\n", encoding="utf-8")
+    (bin_ / "llamafactory-cli").chmod(0o755)
+    command = made(f"CONDA_ENVS_PATH={here / 'envs'} conda run -n x llamafactory-cli train train.yaml", here)
+    assert command.python == "/its/own/python"
+
+
 def test_variables_are_set_where_env_sets_them(here: Path) -> None:
     command = made("env HF_ENDPOINT=a MUJOCO_GL=egl llamafactory-cli train train.yaml", here, {"X": "1"})
     changed = command.with_environment({"HF_ENDPOINT": "b", "Y": "2"})
@@ -383,6 +399,49 @@ def test_a_bad_table_is_named_with_its_key(here: Path, change: tuple[str, str], 
     with pytest.raises(BadTable) as refused:
         families(here / "own.toml")
     assert str(here / "own.toml") in str(refused.value)
+    assert says in str(refused.value)
+
+
+TYPES = """
+[[families]]
+name = "mine"
+style = "flags"
+match = { scripts = ["my_train.py"] }
+settings = { batch = "batch-size" }
+defaults = { batch = 8 }
+checkpoints = 'checkpoint-(?P<step>\\d+)'
+complete = ["state.json"]
+resume = { resume = "{checkpoint}" }
+restores = "all"
+takes_latest = false
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (('["my_train.py"]', '"my_train.py"'), "match.scripts is 'my_train.py', no list of texts"),
+        (('{ scripts = ["my_train.py"] }', '"my_train.py"'), "match is 'my_train.py', no table"),
+        (('"batch-size"', "3"), "settings.batch is 3, no text"),
+        (("batch = 8", "batch = [8]"), "defaults.batch is [8], neither"),
+        (('["state.json"]', '"state.json"'), "complete is 'state.json', no list of texts"),
+        (('["state.json"]', "[3]"), "complete is [3], no list of texts"),
+        (("'checkpoint-(?P<step>\\d+)'", "3"), "checkpoints is 3, no text"),
+        (('"{checkpoint}"', "true"), "resume.resume is True, no text"),
+        (('"{checkpoint}"', '"{chekpoint}"'), "unknown name in resume.resume: 'chekpoint'; known: checkpoint"),
+        (('"{checkpoint}"', '"{checkpoint"'), "resume: resume is '{checkpoint'"),
+        (("false", '"no"'), "takes_latest is 'no', neither true nor false"),
+        (('"all"', "1"), "restores is 1, no text"),
+    ],
+)
+def test_values_of_another_type_are_named_at_the_start(here: Path, change: tuple[str, str], says: str) -> None:
+    assert change[0] in TYPES
+    (here / "own.toml").write_text(TYPES, encoding="utf-8")
+    families(here / "own.toml")
+    (here / "own.toml").write_text(TYPES.replace(*change), encoding="utf-8")
+    with pytest.raises(BadTable) as refused:
+        families(here / "own.toml")
+    assert f"{here / 'own.toml'}, family 'mine': " in str(refused.value)
     assert says in str(refused.value)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runners.supervise.environments import bins_of
 from runners.supervise.launchers import UnknownCommand, interpreter_of, launchers, target_of
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -51,6 +52,21 @@ CALLS = [
     ("python runners/seeded.py 7 runners/starvla_on_cpu.py t.py x", "script", "/project/t.py", "x"),
     ("llamafactory-cli train x.yaml", "command", "llamafactory-cli", "train"),
     ("python /venv/bin/llamafactory-cli train x.yaml", "command", "llamafactory-cli", "train"),
+    ("uv run train.py x", "script", "/project/train.py", "x"),
+    ("uv run --with rich -p 3.12 --project sub --no-sync python -u t.py x", "script", "/project/t.py", "x"),
+    ("uv run --frozen -m pack.train x", "module", "pack.train", "x"),
+    ("uv run -- llamafactory-cli train x.yaml", "command", "llamafactory-cli", "train"),
+    ("mpirun -np 4 python t.py x", "script", "/project/t.py", "x"),
+    (
+        "mpirun -n 4 -H a:2,b:2 -x PATH -x A=1 --mca btl ^openib --bind-to none -npernode 2 python t.py x",
+        "script",
+        "/project/t.py",
+        "x",
+    ),
+    ("mpiexec -genv A train.py -ppn 2 -hosts a,b -l torchrun t.py x", "script", "/project/t.py", "x"),
+    ("mpirun --allow-run-as-root --oversubscribe -np=2 python -m pack.train x", "module", "pack.train", "x"),
+    ("nsys profile -o old.py -t cuda,nvtx --stats=true -f true python t.py x", "script", "/project/t.py", "x"),
+    ("ncu --set full -o old.py -c 10 --target-processes all -f python t.py x", "script", "/project/t.py", "x"),
     ("bash run.sh", "command", "bash", "run.sh"),
 ]
 
@@ -77,6 +93,62 @@ def test_a_command_without_a_script_is_refused(line: str) -> None:
 def test_code_on_the_line_is_refused() -> None:
     with pytest.raises(UnknownCommand, match="put it into a script"):
         target_of(["python", "-c", "print(1)"], FOLDER)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("setsid -f python t.py", "seem done. Leave it out"),
+        ("nohup setsid python t.py", "seem done. Leave it out"),
+        ("docker run --gpus all image python t.py", "inside the container"),
+        ("sbatch job.sh", "in the job's script"),
+    ],
+)
+def test_what_leaves_the_command_behind_is_refused(line: str, says: str) -> None:
+    with pytest.raises(UnknownCommand, match=says):
+        target_of(line.split(), FOLDER)
+
+
+def program(place: Path, name: str, head: str) -> Path:
+    place.mkdir(parents=True, exist_ok=True)
+    (place / name).write_text(head, encoding="utf-8")
+    (place / name).chmod(0o755)
+    return place / name
+
+
+@pytest.mark.parametrize(
+    ("line", "where", "variables"),
+    [
+        ("conda run -n x prog train", "root/envs/x", {"CONDA_EXE": "root/condabin/conda"}),
+        ("mamba run --name=x prog train", "root/envs/x", {"MAMBA_ROOT_PREFIX": "root"}),
+        ("conda run -n x prog train", "mine/x", {"CONDA_ENVS_PATH": "other:mine"}),
+        ("conda run -n x prog train", "listed/x", {}),
+        ("conda run -n base prog train", "root", {"CONDA_EXE": "root/bin/conda"}),
+        ("conda run -p ./here/x prog train", "here/x", {}),
+        ("conda run prog train", "now", {"CONDA_PREFIX": "now"}),
+        ("uv run prog train", ".venv", {}),
+        ("uv run --project sub prog train", "sub/.venv", {}),
+        ("uv run prog train", "env", {"UV_PROJECT_ENVIRONMENT": "env"}),
+        ("uv run prog train", "active", {"VIRTUAL_ENV": "active"}),
+    ],
+)
+def test_the_program_of_an_environment_that_a_launcher_names(
+    tmp_path: Path, line: str, where: str, variables: dict[str, str]
+) -> None:
+    expected = tmp_path / where / "bin"
+    program(expected, "prog", "#!/its/own/python\n")
+    program(tmp_path / "path", "prog", "#!/another/python\n")
+    (tmp_path / ".conda").mkdir()
+    (tmp_path / ".conda" / "environments.txt").write_text(f"{tmp_path}/listed/x\n", encoding="utf-8")
+    told = {name: ":".join(str(tmp_path / each) for each in value.split(":")) for name, value in variables.items()}
+    bins = bins_of(target_of(line.split(), tmp_path), tmp_path, {"HOME": str(tmp_path), "PATH": "/bin", **told})
+    assert bins == [str(expected)]
+    assert interpreter_of("prog", tmp_path, f"{bins[0]}:{tmp_path / 'path'}") == "/its/own/python"
+
+
+def test_an_environment_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnknownCommand, match=r"conda run: no environment x was found \(looked at .*: give -p PREFIX"):
+        bins_of(target_of(["conda", "run", "-n", "x", "prog"], tmp_path), tmp_path, {"HOME": str(tmp_path)})
 
 
 @pytest.mark.parametrize(

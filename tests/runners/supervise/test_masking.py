@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from runners.supervise import masking
 from runners.supervise.masking import hidden, hidden_in, masked
+from tests.runners.supervise.supervised import command_of
 
 
 @pytest.mark.parametrize(("word", "shown"), [
@@ -43,6 +48,36 @@ def test_a_text(text: str, shown: str) -> None:
 
 def test_values_that_were_seen_are_hidden_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masking, "_values", set())
-    masking.learn(["env", "HF_TOKEN=first-value", "train", "--token", "auto"], {"X_SECRET": "other-value", "HOME": "/root/x"})
+    masking.learn(
+        ["env", "HF_TOKEN=first-value", "train", "--token", "auto"], {"X_SECRET": "other-value", "HOME": "/root/x"}
+    )
     assert hidden_in({"why": "first-value!", "lines": ["other-value", 3], "set": {"A": "auto /root/x"}}) == {
         "why": "***!", "lines": ["***", 3], "set": {"A": "auto /root/x"}}  # fmt: skip
+
+
+def test_nothing_of_a_run_holds_a_secret_that_was_on_its_line_or_in_its_environment(tmp_path: Path) -> None:
+    """Whoever is shown a log, a decision or a report is shown no token, also where the command itself prints it."""
+    secrets = {"line": "opensesame-line", "env": "opensesame-env", "around": "opensesame-around"}
+    said = tmp_path / "said.txt"
+    said.write_text("\n".join(["OddError: logged in with", *secrets.values()]) + f"\nOddError: {secrets['env']}\n")
+    words = command_of(tmp_path, ["--hub-token", secrets["line"], "--fault", "says", "--marks", str(tmp_path / "marks"),
+                                  "--says", str(said)])  # fmt: skip
+    at = words.index("--") + 1
+    words[at:at] = ["env", f"HF_TOKEN={secrets['env']}"]
+    around = {"PATH": "/usr/bin:/bin", "WANDB_API_KEY": secrets["around"]}
+    run = subprocess.run(words, cwd=tmp_path, env=around, capture_output=True, text=True, timeout=120)
+    folder = tmp_path / "work" / "run"
+    assert run.returncode == 1, run.stdout + run.stderr
+    log = (folder / "log.txt").read_text(encoding="utf-8")
+    assert "OddError: logged in with" in log
+    assert log.count("***") >= 4
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"log.txt", "decisions.jsonl", "report.html"}
+    for path in files:
+        assert b"opensesame" not in path.read_bytes(), path
+    assert "opensesame" not in run.stdout + run.stderr
+    assert folder.stat().st_mode & 0o077 == 0
+    told = [sys.executable, words[1], "supervise", "--dry-run", str(said), "--lang", "en"]
+    dry = subprocess.run(told, env={**around, "HF_TOKEN": secrets["env"]}, capture_output=True, text=True, check=True)
+    assert "OddError: ***" in dry.stdout
+    assert secrets["env"] not in dry.stdout

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from itertools import pairwise
 
 import pytest
 
-from runners.supervise.plateau import Settings, Verdict, Watch
+from look.words import Words
+from runners.supervise.plateau import LEFT_OUT, SAID, SLOPE, Settings, Verdict, Watch
+from runners.supervise.plateau import ROWS as ROWS_SO_FAR
 from runners.supervise.plateau_fit import Noise, above, block_means, fit, noise_of
 
 ROWS = 1000
@@ -308,6 +311,34 @@ def test_a_resume_replaces_the_rows_after_it() -> None:
     assert plain.verdict().step == 800
 
 
+@pytest.mark.parametrize("total", [ROWS, None])
+def test_spent_looks_are_not_taken_again(total: int | None) -> None:
+    losses = curve(stops(0.3), 0.02)
+    plain, resumed = Watch(total_steps=total), Watch(total_steps=total)
+    looks: dict[str, list[int]] = {"plain": [], "resumed": []}
+    for step, loss in enumerate(losses, 1):
+        for name, watch in (("plain", plain), ("resumed", resumed)):
+            if name == "resumed" and step == 500:
+                watch.spend(612)  # an earlier attempt had come so far
+            watch.add(step, loss)
+            if watch.verdict().step == step:
+                looks[name].append(step)
+    assert [step for step in looks["resumed"] if step < 500] == [step for step in looks["plain"] if step < 500]
+    later = [step for step in looks["resumed"] if step >= 500]
+    assert min(later) > 612
+    assert len(later) <= len([step for step in looks["plain"] if step > 612])
+
+
+def test_a_verdict_says_the_same_in_parts_and_in_words() -> None:
+    said = alarm(curve(stops(0.5), 0.02))
+    assert said is not None
+    assert said.kind == "stopped"
+    assert [label for label, _ in said.said] == [SAID["stopped"], SLOPE]
+    assert float(said.said[1][1]["matters"]) == pytest.approx(said.matters, rel=0.01)
+    for label in (*SAID.values(), SLOPE, ROWS_SO_FAR, LEFT_OUT):
+        assert re.search("[一-鿿]", Words("zh")(label)), label
+
+
 def test_looks_share_alpha_and_asking_more_often_takes_no_more_of_them() -> None:
     losses = curve(lambda u: 1 - u, 0.3, rows=3000)
     for total in (3000, None):
@@ -318,10 +349,11 @@ def test_looks_share_alpha_and_asking_more_often_takes_no_more_of_them() -> None
                 said = watch.verdict()
             levels[said.step] = said.level
         levels.pop(-1)
-        assert sum(levels.values()) <= 0.05 + 1e-12
-        if total:
+        if total is None:
+            assert sum(levels.values()) <= 0.05 + 1e-12
+        else:
             assert len(levels) == 33
-            assert sum(levels.values()) == pytest.approx(0.05)
+            assert [*levels.values()] == pytest.approx([0.05 / 16] * 33)
     # Beyond the total there are no further looks: their share of alpha is spent.
     watch = Watch(total_steps=500)
     for step in range(1, 2001):

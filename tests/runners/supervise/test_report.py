@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from look.words import LANGUAGES, Words
-from runners.supervise import report
+from runners.supervise import masking, report
 from runners.supervise.cause_table import table
 from runners.supervise.command import Command, families, recognise
 from runners.supervise.decisions import Decisions
@@ -79,6 +79,22 @@ def test_every_attempt_has_its_end_and_its_remedy(tmp_path: Path, command: Comma
     course = re.findall(r'class="line series1" d="M([^"]+)"', html)
     assert [len(each.split("L")) for each in course] == [40]
     assert ">loss 0.05<" in html
+
+
+def test_what_was_moved_aside_is_counted_and_secrets_are_hidden(
+    tmp_path: Path, command: Command, decisions: Decisions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(masking, "_values", {"opensesame1"})
+    decisions.add("stop", "refused: opensesame1", cause="unknown", lines=["with opensesame1"])
+    assert "moved aside" not in report.write(tmp_path, command, decisions, CAUSES, "en").read_text(encoding="utf-8")
+    for step in (5, 10):
+        (command.output / f"damaged-checkpoint-{step}").mkdir()
+        (command.output / f"damaged-checkpoint-{step}" / "x").write_bytes(bytes(1000))
+    html = report.write(tmp_path, command, decisions, CAUSES, "en").read_text(encoding="utf-8")
+    assert "2 checkpoints were moved aside and take " in html
+    assert "damaged-checkpoint-5, damaged-checkpoint-10" in html
+    assert "opensesame" not in html
+    assert "opensesame" not in (tmp_path / "decisions.jsonl").read_text(encoding="utf-8")
 
 
 @needs_chromium

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -33,6 +34,15 @@ def test_a_plateau_is_reported_and_the_run_goes_on(tmp_path: Path) -> None:
     assert (run.folder / "analysis.json").exists()
 
 
+def test_a_plateau_is_reported_once_also_where_the_run_dies_after_it(tmp_path: Path) -> None:
+    run = supervised(tmp_path, *FLAT, "--fault", "kill", "--at", "600", "--marks", str(tmp_path / "marks"))
+    assert run.code == 0, run.said
+    assert len(run.of("attempt")) == 2
+    (said,) = run.of("plateau")
+    assert said["step"] < 600
+    assert run.said.count("the loss has stopped falling; slope") == 1
+
+
 def test_a_plateau_ends_the_run_at_a_checkpoint(tmp_path: Path) -> None:
     run = supervised(tmp_path, *FLAT, options=["--plateau", "stop"])
     assert run.code == 3, run.said
@@ -50,8 +60,8 @@ def test_a_plateau_ends_the_run_at_a_checkpoint(tmp_path: Path) -> None:
 
 CHANGES = """
 [[change]]
-name = "half the rate"
-rate = "x0.5"
+name = "ten times the rate"
+rate = "x10"
 
 [[change]]
 name = "three polynomials"
@@ -63,7 +73,7 @@ steps = 400
 name = "no workers"
 workers = 0
 """
-NAMES = ["half the rate", "three polynomials", "no workers"]
+NAMES = ["ten times the rate", "three polynomials", "no workers"]
 
 
 @pytest.fixture(scope="module")
@@ -78,26 +88,34 @@ def rows_of(output: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+def home_of(run: Run, change: str) -> Path:
+    return next(
+        path for path in (run.folder / "trials").iterdir() if re.fullmatch(f"{change}-[0-9a-f]{{6}}", path.name)
+    )
+
+
 def test_trials_keep_the_best_and_the_run_ends_with_it(tuned: Run) -> None:
     assert tuned.code == 0, tuned.said
     trials = tuned.of("trial")
     assert [item["name"] for item in trials] == NAMES
     assert [item["better"] for item in trials] == [False, True, False], tuned.said
+    assert [item["against"] for item in trials] == ["as given", "as given", "three polynomials"]
     assert tuned.of("tuned")[0]["best"] == "three polynomials"
-    # It still fell: what came after it was measured against it as it went on, not as it was.
-    control = tuned.of("control")
-    assert [item["name"] for item in control] == [f"three polynomials, on from step {trials[1]['step']}"]
-    assert control[0]["better"]
-    assert trials[2]["means"] == control[0]["means"]
     paused = next(item for item in tuned.of("end") if item["state"] == "paused")
-    halved = rows_of(tuned.folder / "trials" / "half-the-rate" / "output")
-    assert halved[0]["step"] == paused["step"] + 1
-    assert {row["learning_rate"] for row in halved} == {0.003}
-    best = tuned.folder / "trials" / "three-polynomials" / "output"
-    # Begun anew, and gone on with in its own output until all steps are done.
+    faster = rows_of(home_of(tuned, "ten-times-the-rate") / "output")
+    assert faster[0]["step"] == paused["step"] + 1
+    assert {row["learning_rate"] for row in faster} == {0.06}
+    # Its control went on from the same checkpoint in the run's own output, over the same steps at least.
+    own = [row["step"] for row in rows_of(tuned.output)]
+    assert own[-1] >= paused["step"] + 100
+    best = home_of(tuned, "three-polynomials") / "output"
+    # Begun anew, gone on with as the control of the last trial, and then to the end, in its own output.
     assert rows_of(best)[0]["step"] == 1
     assert rows_of(best)[-1]["step"] == 800
     assert rows_of(best)[-1]["loss"] < 0.05 < rows_of(tuned.output)[-1]["loss"]
+    # What changes nothing is as good as its control, to the last bit, over the same data.
+    same = trials[2]
+    assert same["loss"] == same["opponent"]
     assert (best / "final.json").exists()
     assert not (tuned.output / "final.json").exists()
 
@@ -111,8 +129,44 @@ def test_what_was_tried_stands_in_the_analysis_and_the_report(tuned: Run) -> Non
 
 def test_the_report_tells_where_the_best_is_and_draws_it(tuned: Run) -> None:
     html = page(tuned, "report.html")
-    assert f"Output: {tuned.folder / 'trials' / 'three-polynomials' / 'output'}." in html
+    assert f"Output: {tuned.folder / 'trials' / 'three-polynomials'}" in html
     assert "three polynomials 0." in html
+
+
+NOTHING = """
+[[change]]
+name = "other workers"
+workers = 0
+
+[[change]]
+name = "too short"
+rate = "x0.5"
+steps = 30
+"""
+
+
+def test_where_no_change_wins_the_run_goes_on_from_its_control_and_a_stop_does_not_lose_that(tmp_path: Path) -> None:
+    """The best dies of what no table knows, and is called again, without the list: it goes on, the command does not."""
+    (tmp_path / "changes.toml").write_text(NOTHING, encoding="utf-8")
+    fatal = ["--fault", "odd", "--at", "700"]
+    options = ["--auto-tune", str(tmp_path / "changes.toml"), "--trial-steps", "100"]
+    run = supervised(tmp_path, *FLAT, *fatal, options=options)
+    assert run.code == 1, run.said
+    first, refused = run.of("trial")
+    assert not first["better"]
+    assert "30 steps give 30 values of the loss, of 48 that it takes" in refused["why"]
+    tuned = run.of("tuned")[0]
+    paused = next(item for item in run.of("end") if item["state"] == "paused")
+    assert tuned["best"] == "as given"
+    assert tuned["step"] >= paused["step"] + 100
+    attempts = len(run.of("attempt"))
+    again = supervised(tmp_path, *FLAT, *fatal)
+    assert again.code == 1
+    # In the main run nothing was begun: what goes on is the best.
+    assert len(again.of("attempt")) == attempts
+    assert len(again.of("tuned")) == 1
+    assert "goes on with the best: as given" in again.said
+    assert max(again.steps()) == 699
 
 
 def test_trials_that_are_known_are_not_run_again(tuned: Run) -> None:

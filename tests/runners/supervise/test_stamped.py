@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runners.supervise import masking
-from runners.supervise.stamped import BROKEN, LONGEST, Stamped, lines_from, stamp
+from runners.supervise.stamped import BROKEN, LONGEST, Stamped, stamp
 
 
 class Clock:
@@ -21,8 +21,15 @@ class Clock:
         return self.now
 
 
+def stamped(path: Path, start: int = 0) -> tuple[int, list[str]]:
+    log = Stamped(path)
+    found = log.lines_from(start)
+    log.close()
+    return found
+
+
 def texts(path: Path, start: int = 0) -> list[str]:
-    return [line.split("  ", 1)[1] for line in lines_from(path, start)[1]]
+    return [line.split("  ", 1)[1] for line in stamped(path, start)[1]]
 
 
 def test_a_stamp_is_utc_with_milliseconds() -> None:
@@ -36,7 +43,7 @@ def test_every_line_has_the_time_at_which_it_came(tmp_path: Path) -> None:
     clock.now += 2.5
     log.feed(b"ond\n\nlast")
     log.close()
-    assert lines_from(tmp_path / "log", 0)[1] == [
+    assert stamped(tmp_path / "log", 0)[1] == [
         "2023-11-14T22:13:20.000Z  first",
         "2023-11-14T22:13:22.500Z  second",
         "2023-11-14T22:13:22.500Z  ",
@@ -90,7 +97,7 @@ def test_a_second_writer_appends(tmp_path: Path) -> None:
     second.note("two\nthree")
     second.close()
     assert texts(tmp_path / "log", start) == ["graft: two", "graft: three"]
-    assert lines_from(tmp_path / "log", start)[0] == 1
+    assert stamped(tmp_path / "log", start)[0] == 1
 
 
 def test_bars_are_counted_by_a_clock_that_nobody_sets_back(tmp_path: Path) -> None:
@@ -139,7 +146,9 @@ def test_a_file_is_stamped_in_pieces(tmp_path: Path) -> None:
 
 def test_secrets_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masking, "_values", set())
-    masking.learn(["train", "--hub_token", "opensesame1", "WANDB_API_KEY=0123456789abcdef"], {"MY_PASSWORD": "hunter2222"})
+    masking.learn(
+        ["train", "--hub_token", "opensesame1", "WANDB_API_KEY=0123456789abcdef"], {"MY_PASSWORD": "hunter2222"}
+    )
     log = Stamped(tmp_path / "log", Clock())
     log.feed(b"logged in as opensesame1\nkey 0123456789")
     log.feed(b"abcdef\rat hunter2222\n")
@@ -148,3 +157,22 @@ def test_secrets_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "opensesame" not in log.last
     log.close()
     assert texts(tmp_path / "log") == ["logged in as ***", "key ***", "at ***", "graft: with ***", "half ***"]
+
+
+def test_what_a_full_disk_does_not_take_is_kept_and_written_later(tmp_path: Path) -> None:
+    log = Stamped(tmp_path / "log", Clock())
+    log.feed(b"before\n")
+    start = log.size()
+    real = log._out
+    with open("/dev/full", "wb", buffering=0) as full:
+        log._out = full
+        log.feed(b"during\n")
+        log.note("own")
+        assert log.trouble is not None
+        assert [line.split("  ", 1)[1] for line in log.lines_from(start)[1]] == ["during", "graft: own"]
+        assert log.lines_from(start)[0] == 1
+    log._out = real
+    log.feed(b"after\n")
+    assert log.trouble is None
+    log.close()
+    assert texts(tmp_path / "log") == ["before", "during", "graft: own", "after"]

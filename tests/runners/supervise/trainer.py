@@ -48,6 +48,7 @@ def options() -> argparse.Namespace:
     add("--pause", type=float, default=0.0, help="seconds a step")
     add("--rank", type=int, default=1, help="Legendre polynomials that are fitted, beside the constant")
     add("--curved", type=float, default=0.0, help="share of the third of them in the data: rank 1 cannot fit it")
+    add("--hub-token", help="a secret on the command line")
     add("--ballast", type=int, default=0, help="bytes that every checkpoint weighs more")
     return parser.parse_args()
 
@@ -78,8 +79,10 @@ def due(chosen: argparse.Namespace) -> bool:
 def before(chosen: argparse.Namespace) -> None:
     """What can go wrong before the first step."""
     fault = chosen.fault
-    if fault == "gl" and os.environ.get("MUJOCO_GL", "glfw") == "glfw":
-        sys.exit("mujoco.FatalError: gladLoadGL error\nGLFWError: X11: The DISPLAY environment variable is missing")
+    if fault == "gl":
+        import mujoco
+
+        mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8).render()
     if fault == "hub":
         # One address a start, the last for good: as a network that comes back.
         own, *rest = chosen.marks.read_text(encoding="utf-8").splitlines()
@@ -135,6 +138,8 @@ def during(chosen: argparse.Namespace, step: int) -> None:
         sys.stdout.flush()
         time.sleep(chosen.hang)
         sys.exit(chosen.exit)
+    if fault == "assert":
+        sys.exit("RuntimeError: CUDA error: device-side assert triggered")
     if fault == "odd":
         sys.exit("Traceback (most recent call last):\n  nobody knows\nOddError: the moon is full")
     if step == chosen.at and fault == "leave" and due(chosen):

@@ -1,4 +1,4 @@
-"""`python -m runners supervise` over the real starVLA trainer: killed, it ends with every step; damaged, it passes over."""
+"""`supervise` over the real starVLA trainer: killed, it ends with every step; a damaged checkpoint is passed over."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from demo.parts import cards, graft_cards, graft_html, loss_chart
+from demo.parts import cards, graft_cards, graft_html, loss_chart, stood_in
 from look.markup import note, paragraph, section, table, values
 from look.words import ENGLISH, Words
 from runners.openvla_arms import ARMS
@@ -30,16 +30,7 @@ def which_tree(facts: dict[str, Any], words: Words) -> str:
             commit=f"<code>{escape(facts['commit'])}</code>",
         )
         return note(says, "good")
-    says = words(
-        """<b>This ran on a stand-in, not on {upstream}</b>: {why}. The stand-in is a small model of this project's own
-        with {upstream}'s layout, grafted by the same packs; its figures say nothing about {upstream}. For the real one
-        run <code>{command}</code>, which fetches and grafts it and builds its environment, and then <code>make
-        demo</code> again.""",
-        upstream="openvla",
-        why=escape(facts["why"]),
-        command=COMMAND,
-    )
-    return note(says, "warn")
+    return stood_in("openvla", facts["why"], COMMAND, words)
 
 
 def as_runner(facts: dict[str, Any]) -> Facts:

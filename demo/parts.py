@@ -112,3 +112,17 @@ def failed(title: str, why: str, words: Words = ENGLISH) -> str:
     """The chapter of a part of the demo that did not end well."""
     says = f"<b>{words('This chapter did not end well.')}</b> {words('What it said:')}"
     return f"{title}{note(says, 'bad')}<pre>{escape(why)}</pre>"
+
+
+def stood_in(upstream: str, why: str, command: str, words: Words) -> str:
+    """Says that a stand-in ran in place of `upstream`, and which command runs the real one."""
+    says = words(
+        """<b>This ran on a stand-in, not on {upstream}</b>: {why}. The stand-in is a small model of this project's own
+        with {upstream}'s layout, grafted by the same packs; its figures say nothing about {upstream}. For the real one
+        run <code>{command}</code>, which fetches and grafts it and builds its environment, and then <code>make
+        demo</code> again.""",
+        upstream=upstream,
+        why=escape(why),
+        command=command,
+    )
+    return note(says, "warn")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from demo.parts import cards, graft_cards, graft_html, side_by_side
+from demo.parts import cards, graft_cards, graft_html, side_by_side, stood_in
 from demo.starvla_policy import anchor, decisions, guidance, metrics
 from look.charts import Line, lines
 from look.markup import folded, note, panel, paragraph, section, table, values, wide
@@ -30,16 +30,7 @@ def which_tree(facts: dict[str, Any], words: Words) -> str:
             commit=f"<code>{escape(facts['commit'])}</code>",
         )
         return note(says, "good")
-    says = words(
-        """<b>This ran on a stand-in, not on {upstream}</b>: {why}. The stand-in is a small model of this project's own
-        with {upstream}'s layout, grafted by the same packs; its figures say nothing about {upstream}. For the real one
-        run <code>{command}</code>, which fetches and grafts it and builds its environment, and then <code>make
-        demo</code> again.""",
-        upstream="starVLA",
-        why=escape(facts["why"]),
-        command=COMMAND,
-    )
-    return note(says, "warn")
+    return stood_in("starVLA", facts["why"], COMMAND, words)
 
 
 def third(values: Sequence[float], first: bool) -> float:

@@ -37,6 +37,11 @@ class Axis:
         count = round((self.high - self.low) / self.step)
         return [round(self.low + index * self.step, 12) for index in range(count + 1)]
 
+    def labels(self) -> list[str]:
+        """A number for each tick, with as many digits as tell it from its neighbours."""
+        digits = math.floor(math.log10(max(abs(self.low), abs(self.high)) / self.step)) + 2
+        return [f"{tick:.{max(6, digits)}g}" for tick in self.ticks()]
+
 
 def picture(width: float, height: float, title: str, parts: Sequence[str], kind: str = "chart") -> str:
     """An SVG of `parts`, as wide as the page allows, but not so wide that its letters outgrow the text's.
@@ -52,10 +57,10 @@ def picture(width: float, height: float, title: str, parts: Sequence[str], kind:
 def rungs(axis: Axis, left: float, top: float, width: float, height: float) -> list[str]:
     """A line across with its number at the left for every tick of an axis that goes up."""
     parts = []
-    for tick in axis.ticks():
+    for tick, label in zip(axis.ticks(), axis.labels(), strict=True):
         y = top + height * (1 - axis.share(tick))
-        parts.append(f'<path class="grid" d="M{left} {y:.1f}h{width:.1f}"/>')
-        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+        parts.append(f'<path class="grid" d="M{left:g} {y:.1f}h{width:.1f}"/>')
+        parts.append(f'<text x="{left - 6:g}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
     return parts
 
 

@@ -68,7 +68,8 @@ def lines(
         across = Axis(math.floor(across.low), math.ceil(across.high), 1)
     ends = [sum(course[-1][1] for course in line.courses) / len(line.courses) for line in drawn]
     names = [f"{line.name} {end:.3g}" for line, end in zip(drawn, ends, strict=True)]
-    left, top, height, beside = 52, 26, 190, max(room(name, bold=True) for name in names)
+    left = max(52.0, 8 + max(map(room, up.labels())))
+    top, height, beside = 26, 190, max(room(name, bold=True) for name in names)
     width = max(220.0, WIDTH - left - 8 - beside)
 
     def place(point: Point) -> Point:

@@ -90,8 +90,8 @@ class Session:
         return int(told) + self.command.offset if math.isfinite(told) and told >= 1 else None
 
     def _finish(self, best: Best) -> Result:
-        """The best goes on to the run's end; a second plateau there is only reported: there is nothing left to try."""
-        options = dataclasses.replace(self.options, stops_at_plateau=False)
+        """The best goes on to the run's end. A second plateau is not looked for: there is nothing left to try."""
+        options = dataclasses.replace(self.options, plateau=None, on_plateau=None, stops_at_plateau=False)
         self.view.say(f"goes on with the best: {best.name}, from step {best.checkpoint.step}")
         home = self.folder / report.BEST
         before = Decisions(home).all if home.is_dir() else []

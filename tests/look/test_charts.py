@@ -47,6 +47,15 @@ def test_axes_have_round_ticks_and_hold_their_values(values: list[float], ticks:
     assert axis.high >= max(values)
 
 
+def test_labels_of_an_axis_far_from_zero_differ_and_have_room() -> None:
+    svg = charts.lines([charts.Line("a", [[(0, 5.095638), (10, 5.095631)]])], "t", "u", zero=False)
+    labels = re.findall(r'x="([\d.]+)" y="[\d.]+" text-anchor="end">([\d.]+)<', svg)
+    assert [text for _, text in labels][:2] == ["5.09563", "5.095632"]
+    assert len({text for _, text in labels}) == len(labels) >= 5
+    # 8 letters of at most 8.2 units end here.
+    assert all(float(x) >= 8 * 8.2 for x, _ in labels)
+
+
 def ends(svg: str) -> list[tuple[float, float, str]]:
     """x, y and text of the names at the ends of lines."""
     found = re.findall(r'<text class="name series\d" x="([\d.]+)" y="([\d.]+)">([^<]*)<', svg)

@@ -131,6 +131,8 @@ def test_the_report_tells_where_the_best_is_and_draws_it(tuned: Run) -> None:
     html = page(tuned, "report.html")
     assert f"Output: {tuned.folder / 'trials' / 'three-polynomials'}" in html
     assert "three polynomials 0." in html
+    # The analysis stays that of the plateau at which the trials began.
+    assert len(tuned.of("plateau")) == 1
 
 
 NOTHING = """

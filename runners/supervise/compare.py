@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from runners.supervise.metrics.curve import Curve
+from runners.supervise.plateau import HUGE
 from runners.supervise.plateau_fit import FEWEST_BLOCKS, HIGHEST_PHI, Noise, block_means, fit, noise_of, quantile
 
 MEASURES = ("eval_loss", "loss")
@@ -73,7 +74,7 @@ def _careful(noise: Noise) -> Noise:
 def _common(new: Curve, old: Curve, name: str, since: int, until: int) -> list[tuple[float, float, float]]:
     there = dict(old.series(name))
     found = [(float(step), value, there[step]) for step, value in new.series(name) if step in there]
-    return [row for row in found if since < row[0] <= until and all(map(math.isfinite, row[1:]))]
+    return [row for row in found if since < row[0] <= until and all(abs(loss) < HUGE for loss in row[1:])]
 
 
 def interval(points: Sequence[tuple[int, float]]) -> float:

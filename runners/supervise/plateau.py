@@ -39,6 +39,8 @@ WORTH = 16
 favourable curve alone, one that falls at just the rate that matters all the time (bench/plateau.py)."""
 POWER = 0.9
 WIDER = 1.25
+HUGE = 1e60
+"""A loss beyond it was lost, and its fourth power is no float any more; NaN counts with it."""
 EPOCHS = 2
 """Epochs in a window at least, where there is more than one: a loss often falls in steps, where the data begin anew."""
 
@@ -167,7 +169,7 @@ class Watch:
 
     def add(self, step: int, loss: float, epoch: float | None = None) -> None:
         """`epoch`: passes through the data so far, where the upstream logs them."""
-        if not math.isfinite(loss):
+        if not abs(loss) < HUGE:
             self._unfit += 1
             return
         if self._steps and step <= self._steps[-1]:

@@ -385,3 +385,12 @@ def test_a_stricter_setting_alarms_later() -> None:
     assert usual is not None
     assert sure is None or sure.step > usual.step
     assert fine is None or fine.step > usual.step
+
+
+def test_a_loss_that_was_lost_breaks_nothing() -> None:
+    """It grows until floats end, and comes back at a lower rate."""
+    growing = [10.0 ** (3 * step) for step in range(1, 100)]
+    watch = Watch(None, ROWS)
+    for step, loss in enumerate([*growing, math.inf, math.nan, *curve(lambda t: 2 - t, 0.05)], 1):
+        watch.add(step, loss)
+        assert not watch.verdict().plateau

@@ -15,6 +15,7 @@ from demo import infodyn, openvla, starvla, starvla_tree
 from demo.runs import RunFailed
 from demo.starvla_tree import PARTS, Tree, standin_tree, why_not_real
 from demo.trees import pristine
+from look.words import ENGLISH
 from tests.demo import infodyn_facts, openvla_facts, sample_facts, starvla_facts
 from tests.standins.starvla_project import REPOSITORY
 
@@ -171,7 +172,7 @@ def test_a_failure_spares_the_rest_of_the_report(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(openvla, "facts_of", fail)
     monkeypatch.setattr(starvla, "facts_of", succeed)
     upstreams = {"LLaMA-Factory": {"state": "applied", "tree_proven": True, "packs": [], "errors": []}}
-    bad = main.add_chapters(report, sample_facts.make(), upstreams, Path("python"))
+    bad = main.add_chapters(report, sample_facts.make(), upstreams, Path("python"), ENGLISH)
     assert asked == [(upstreams["LLaMA-Factory"], main.HOME / "infodyn", Path("python"))]
     assert bad == ["the chapter on openvla did not end well: icsm: failed: no luck"]
     assert pages[0].count("Not done when this page was written") == 2
@@ -182,5 +183,5 @@ def test_a_failure_spares_the_rest_of_the_report(tmp_path: Path, monkeypatch: py
     assert "on a stand-in, not on starVLA" in html
     assert html.index('id="infodyn"') < html.index('id="openvla"') < html.index('id="starvla"')
     monkeypatch.setattr(openvla, "facts_of", lambda *_: openvla_facts.make(real=False))
-    assert main.add_chapters(report, sample_facts.make(), {}, Path("python")) == []
+    assert main.add_chapters(report, sample_facts.make(), {}, Path("python"), ENGLISH) == []
     assert "on a stand-in, not on openvla" in report.read_text(encoding="utf-8")

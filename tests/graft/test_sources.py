@@ -416,18 +416,23 @@ def test_several_at_once_fetch_once_and_all_have_it(
     else:
         root = tmp_path / "release"
         root.mkdir()
-    # Slow enough that all of them come while the first one fetches.
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    # Slow enough that all of them come while the first one fetches, however long they take to start.
     code = (
-        "import sys, time\n"
+        "import os, sys, time\n"
         "from graft import offers, sources\n"
         "from pathlib import Path\n"
         "from tests.graft.repositories import pin\n"
         "real = offers.fetch\n"
         "def slow(*args):\n"
-        "    time.sleep(2)\n"
+        f"    while len(os.listdir({str(begun)!r})) < 3:\n"
+        "        time.sleep(0.05)\n"
+        "    time.sleep(1)\n"
         "    return real(*args)\n"
         "offers.fetch = slow\n"
         f"up = pin(Path({str(place)!r}), {upstream.commit!r}, {upstream.tree!r})\n"
+        f"open(os.path.join({str(begun)!r}, str(os.getpid())), 'w').close()\n"
         f"got = sources.obtain(up, Path({str(root)!r}), progress=lambda text: print(text, file=sys.stderr))\n"
         "print(got.fresh, got.git_dir)\n"
     )

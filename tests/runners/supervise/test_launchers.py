@@ -199,7 +199,7 @@ def test_the_table_has_the_options_without_a_value_of_the_real_parser(name: str)
     place, code = PARSERS[name]
     python = ROOT / ".venvs" / place / "bin" / "python"
     if not python.exists():
-        pytest.skip(f"{python} is not there: `make upstreams` builds it")
+        pytest.skip(f"{python} is not there: `make starvla` builds it")
     asked = f"{code}\nprint([s for a in parser()._actions if a.nargs == 0 for s in a.option_strings])"
     run = subprocess.run([str(python), "-c", asked], capture_output=True, text=True, check=True)
     real = {word if len(word) < 3 else "-" + word[1:].replace("_", "-") for word in ast.literal_eval(

@@ -40,9 +40,9 @@ def materials(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not PYTHON.exists() or not (CHECKOUT / "prismatic" / "gradient_surgery.py").exists():
-        pytest.skip("no grafted openvla with its environment: `make upstreams` builds it")
+        pytest.skip("no grafted openvla with its environment: `make openvla` builds it")
     if subprocess.run([str(PYTHON), "-c", "import dlimp"], capture_output=True).returncode:
-        pytest.skip(f"{PYTHON} lacks what reads RLDS: `make upstreams` builds it")
+        pytest.skip(f"{PYTHON} lacks what reads RLDS: `make openvla` builds it")
     real("openvla", f"the grafted checkout at {CHECKOUT}")
     return tmp_path_factory.mktemp("openvla")
 
